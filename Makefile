@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint figures clean
+.PHONY: run test lint figures notebooks clean
 
 run: .venv/ready
 	$(BIN)/python -m vg_utils run --preset scenes
@@ -17,6 +17,10 @@ lint: .venv/ready
 # The figures of the README: the main job again, with its figures copied to Visuals/
 figures: run
 	cp runs/scenes/figures/*.jpg runs/scenes/figures/*.png Visuals/
+
+# The notebooks from top to bottom, their outputs kept
+notebooks: .venv/ready
+	$(BIN)/python notebooks/execute.py
 
 .venv/ready: requirements.lock
 	$(PYTHON) -m venv .venv

@@ -3,7 +3,8 @@
 Run `python -m benchmarks.refscenes_statistics ROOT [CHECKPOINT]` on a folder of `vg_utils prepare scenes`.
 Prints one line of JSON for each split. The answers that need no language bound what a number on RefScenes
 means: a constant box (chosen on train), the largest object of the picture, and an object drawn at random;
-with a checkpoint also that model, asked the phrases of other pictures.
+with a checkpoint also that model, asked the phrases of other pictures. So does a bag of words, trained on
+train to tell the phrases that fit nothing from the others without seeing a picture.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from random import Random
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from vg_utils.data import load_examples
-from vg_utils.data.refer_files import read_instances, read_refs
+from vg_utils.data.refer_files import read_absent, read_instances, read_refs
 from vg_utils.pipeline import evaluate_run
 
 
@@ -34,7 +36,9 @@ def describe(root: Path | str) -> dict[str, dict]:
         split to: `images`, `expressions`, `expressions_per_image`, `objects_per_image`, `words` (fewest,
         mean, most), `box_area` (smallest, median, largest of the referred boxes, as shares of the picture),
         `object_area_median`, `same_shape` (share of expressions with another object of that shape),
-        `families` (shares), `constant_miou` and `constant_acc`, `largest_acc` and `random_acc` (Acc@0.5).
+        `families` (shares), `constant_miou` and `constant_acc`, `largest_acc` and `random_acc` (Acc@0.5),
+        `absent_per_image`, `absent_families` (shares), `absent_words` (fewest, mean, most) and
+        `absent_told_by_words` (area under the ROC curve of a bag of words; 0.5 is chance).
     """
     root = Path(root)
     instances = read_instances(root / "annotations" / "instances.json")
@@ -46,6 +50,8 @@ def describe(root: Path | str) -> dict[str, dict]:
     by_id = {annotation["id"]: annotation for annotation in instances["annotations"]}
     boxes = {i: corners([o["bbox"] for o in found]) / side for i, found in objects.items()}
 
+    absent = read_absent(root / "annotations" / "absent(umd).p")
+    told = told_by_words(refs, absent)
     constant = best_constant(expression_boxes([r for r in refs if r["split"] == "train"], by_id) / side)
     table = {}
     for split in dict.fromkeys(ref["split"] for ref in refs):
@@ -62,25 +68,85 @@ def describe(root: Path | str) -> dict[str, dict]:
             random += right.float().mean().item()
             same = [o for o in objects[ref["image_id"]] if o["category_id"] == ref["category_id"]]
             doubles += len(same) > 1
-        words = [len(sentence["tokens"]) for _, sentence in rows]
+        sentences = [sentence for _, sentence in rows]
+        fit_nothing = [phrase for phrase in absent if phrase["split"] == split]
         iou = box_iou(constant[None], targets)[0]
-        families = Counter(sentence["family"] for _, sentence in rows)
         table[split] = {
             "images": len(images),
             "expressions": len(rows),
             "expressions_per_image": round(len(rows) / len(images), 2),
             "objects_per_image": round(sum(len(objects[i]) for i in images) / len(images), 2),
-            "words": [min(words), round(sum(words) / len(words), 2), max(words)],
+            "words": word_counts(sentences),
             "box_area": [round(v, 4) for v in (area.min().item(), area.median().item(), area.max().item())],
             "object_area_median": round(box_area(torch.cat([boxes[i] for i in images])).median().item(), 4),
             "same_shape": round(doubles / len(rows), 3),
-            "families": {name: round(count / len(rows), 3) for name, count in sorted(families.items())},
+            "families": family_shares(sentences),
             "constant_miou": round(iou.mean().item(), 3),
             "constant_acc": round((iou >= 0.5).float().mean().item(), 3),
             "largest_acc": round(largest / len(rows), 3),
             "random_acc": round(random / len(rows), 3),
+            "absent_per_image": round(len(fit_nothing) / len(images), 2),
+            "absent_families": family_shares(fit_nothing),
+            "absent_words": word_counts(fit_nothing),
+            "absent_told_by_words": round(told[split], 3),
         }
     return table
+
+
+def word_counts(sentences: list[dict]) -> list[float]:
+    """Fewest, mean and most words."""
+    words = [len(sentence["tokens"]) for sentence in sentences]
+    return [min(words), round(sum(words) / len(words), 2), max(words)]
+
+
+def family_shares(sentences: list[dict]) -> dict[str, float]:
+    """The share of each family."""
+    families = Counter(sentence["family"] for sentence in sentences)
+    return {name: round(count / len(sentences), 3) for name, count in sorted(families.items())}
+
+
+def told_by_words(refs: list[dict], absent: list[dict]) -> dict[str, float]:
+    """How well words alone tell which phrases fit nothing, by split: the area under the ROC curve.
+
+    Logistic regression on the counts of words, with both kinds weighing the same, learned on train.
+    """
+    rows = [(ref["split"], sentence["tokens"], False) for ref in refs for sentence in ref["sentences"]]
+    rows += [(phrase["split"], phrase["tokens"], True) for phrase in absent]
+    columns = {word: i for i, word in enumerate(sorted({word for _, words, _ in rows for word in words}))}
+    counts = torch.zeros(len(rows), len(columns))  # (phrases, words)
+    for row, (_, words, _) in zip(counts, rows, strict=True):
+        row.index_add_(0, torch.tensor([columns[word] for word in words]), torch.ones(len(words)))
+    is_absent = torch.tensor([absent for _, _, absent in rows])
+    of_split = {split: torch.tensor([s == split for s, _, _ in rows]) for split in {s for s, _, _ in rows}}
+    train = of_split["train"]
+    weights = logistic_regression(counts[train], is_absent[train])
+    return {split: auroc(counts[rows] @ weights, is_absent[rows]) for split, rows in of_split.items()}
+
+
+def logistic_regression(features: Tensor, labels: Tensor) -> Tensor:
+    """(features,) weights for (rows, features) and bool (rows,), both labels weighing the same."""
+    weights = torch.zeros(features.shape[1] + 1, requires_grad=True)  # the last is the constant
+    optimizer = torch.optim.LBFGS([weights], max_iter=100)
+    rarity = (~labels).sum() / labels.sum()
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits = features @ weights[:-1] + weights[-1]
+        loss = F.binary_cross_entropy_with_logits(logits, labels.float(), pos_weight=rarity)
+        loss = loss + 1e-3 * weights.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return weights[:-1].detach()
+
+
+def auroc(scores: Tensor, labels: Tensor) -> float:
+    """Area under the ROC curve: how often a true row has the higher score than a false one; ties are half."""
+    higher, lower = scores[labels].sort().values, scores[~labels].sort().values
+    below = torch.searchsorted(lower, higher)  # of each true row, the false ones that it beats
+    ties = torch.searchsorted(lower, higher, right=True) - below
+    return ((below + ties / 2).sum() / (len(higher) * len(lower))).item()
 
 
 def corners(boxes_xywh: list[list[float]]) -> Tensor:
@@ -126,7 +192,7 @@ def with_shuffled_phrases(
         replace(example, expressions=tuple(replace(e, text=next(others)) for e in example.expressions))
         for example in examples
     ]
-    _, results = evaluate_run(checkpoint, examples, "RefScenes, phrases shuffled", split)
+    results = evaluate_run(checkpoint, examples, "RefScenes, phrases shuffled", split).results
     return {name: round(results[name], 3) for name in ("miou", "acc@0.5")}
 
 

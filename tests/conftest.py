@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vg_utils.config import Config, preset
+from vg_utils.config import Config
+from vg_utils.presets import preset
 
 torch.set_num_threads(1)
 
@@ -30,7 +31,7 @@ def tiny_scenes(tmp_path_factory) -> Path:
 def tiny_config(tiny_scenes, tmp_path) -> Config:
     """Two epochs of `clip-hrnet` on it with the shipped backbones, 7 batches each, the last one short.
 
-    The cache of features is the test's own; `tests.tiny.change` makes other settings of it.
+    The cache of features is the test's own; `vg_utils.config.set_fields` makes other settings of it.
     """
     config = preset("scenes")
     return replace(

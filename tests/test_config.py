@@ -9,8 +9,6 @@ from dataclasses import replace
 import pytest
 
 from vg_utils.config import (
-    PRESETS,
-    TRAIN_OVERRIDES,
     ClipRPNConfig,
     Config,
     ConfigError,
@@ -18,10 +16,8 @@ from vg_utils.config import (
     DetectorClipConfig,
     ModelConfig,
     nearest,
-    preset,
-    random_init,
-    with_fast,
 )
+from vg_utils.presets import PRESETS, TRAIN_OVERRIDES, preset, random_init, with_fast
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import change, changed_names, copy_of, weights_of, without_clocks
+from tests.tiny import changed_names, copy_of, weights_of, without_clocks
 from vg_utils import engine
 from vg_utils.boxes import paired_iou, to_xyxy
 from vg_utils.checkpoints import load_best
-from vg_utils.config import Config, ConfigError
+from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data.batches import GroundingDataset, make_loader
 from vg_utils.data.transforms import EvalTransform, TrainTransform
 from vg_utils.engine import TrainingError, fit
@@ -62,12 +62,12 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 def test_overfits_four_pictures(tiny_config):
-    config = change(tiny_config, model__clip_hrnet__dropout=0.0)
+    config = set_fields(tiny_config, model__clip_hrnet__dropout=0.0)
     torch.manual_seed(0)
     model = build_model("clip-hrnet", config.model).train()
     examples = load_split(config, "train")[:4]
     batch = next(iter(make_loader(GroundingDataset(examples, EvalTransform(64)), 4, shuffle=False)))
-    optimizer = make_optimizer(model, change(config.train, lr=2e-3))
+    optimizer = make_optimizer(model, set_fields(config.train, lr=2e-3))
     scheduler = make_scheduler(optimizer, config.train, steps=100)
     with torch.no_grad():  # frozen: once is enough
         features = model.encode_images(batch.images), model.encode_texts(batch.tokens)
@@ -103,7 +103,7 @@ def test_overfits_four_pictures(tiny_config):
     ],
 )
 def test_training_changes_no_weight_or_buffer_that_is_frozen(tiny_config, tmp_path, tuning, may_change):
-    config = change(
+    config = set_fields(
         tiny_config,
         **RANDOM,
         model__clip__tuning=tuning,
@@ -113,7 +113,7 @@ def test_training_changes_no_weight_or_buffer_that_is_frozen(tiny_config, tmp_pa
     torch.manual_seed(config.train.seed)
     engine.set_seed(config.train.seed)
     before = copy_of(build_model("clip-hrnet", config.model))
-    fit(change(config, train__epochs=1), tmp_path / "run", progress=False)
+    fit(set_fields(config, train__epochs=1), tmp_path / "run", progress=False)
     model = build_model("clip-hrnet", config.model)
     model.load_state_dict(weights_of(tmp_path / "run", "last"))
     changed = changed_names(before, model)
@@ -135,7 +135,7 @@ def test_a_frozen_backbone_stays_in_evaluation_mode(tiny_config):
     assert model.training
     assert model.reduce.training
     assert not any(m.training for backbone in model.backbones().values() for m in backbone.modules())
-    last = change(tiny_config, model__hrnet__tuning="last", model__clip__tuning="last").model
+    last = set_fields(tiny_config, model__hrnet__tuning="last", model__clip__tuning="last").model
     model = build_model("clip-hrnet", last).train()
     visual = model.clip.clip.visual
     assert visual.layer4.training
@@ -146,7 +146,7 @@ def test_a_frozen_backbone_stays_in_evaluation_mode(tiny_config):
 def test_a_last_batch_of_one_picture_is_left_out(tiny_config, tmp_path):
     """BatchNorm cannot be trained on a single value; 10 = 3 * 3 + 1."""
     for cached in (False, True):
-        config = change(tiny_config, data__limit_images=10, train__cached=cached, train__epochs=1)
+        config = set_fields(tiny_config, data__limit_images=10, train__cached=cached, train__epochs=1)
         history = fit(config, tmp_path / f"run{cached}", progress=False)
         assert state_of(tmp_path / f"run{cached}")["step"] == 3
         assert len(history) == 1
@@ -161,15 +161,15 @@ def test_history_is_whole_and_the_same_in_both_files(tiny_config, tmp_path):
     lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     assert history == pickled == [json.loads(line) for line in lines]
     assert [epoch["epoch"] for epoch in history] == [1, 2]
-    keys = "epoch lr seconds pairs_per_second train_loss train_miou train_acc@0.5 train_huber train_score "
-    keys += "val_loss val_miou val_acc@0.5 val_semantic_similarity"
+    keys = "epoch lr seconds pairs_per_second train_loss train_miou train_acc@0.5 train_l1 train_giou "
+    keys += "train_score val_loss val_miou val_acc@0.5 val_semantic_similarity"
     assert all(epoch.keys() == set(keys.split()) for epoch in history)
     assert Config.load(tmp_path / "run" / "config.json") == tiny_config
 
 
 def test_means_are_weighted_by_the_expressions_of_each_batch(tiny_config, tmp_path):
     """Nothing is learned, so the training outputs can be computed again; the last batch of seven is short."""
-    config = change(
+    config = set_fields(
         tiny_config, train__lr=0.0, train__weight_decay=0.0, model__clip_hrnet__dropout=0.0, train__epochs=1
     )
     (epoch,) = fit(config, tmp_path / "run", progress=False)
@@ -192,7 +192,7 @@ def test_means_are_weighted_by_the_expressions_of_each_batch(tiny_config, tmp_pa
     assert abs(weighted - sum(losses) / len(losses)) > 1e-4  # a mean of means would have been seen
     assert epoch["train_miou"] == pytest.approx(torch.cat(ious).mean().item(), rel=1e-5)
     load_best(tmp_path / "run", model)  # BatchNorm has learned from the passes above
-    rows, results = evaluate_model(
+    rows, results, _ = evaluate_model(
         model, load_split(config, "val"), config.model, "RefScenes", "val", "cpu", similarity=False
     )
     assert epoch["val_miou"] == pytest.approx(results["miou"], rel=1e-6)
@@ -200,8 +200,8 @@ def test_means_are_weighted_by_the_expressions_of_each_batch(tiny_config, tmp_pa
 
 
 def test_the_rate_in_the_history_is_the_head_s(tiny_config, tmp_path):
-    config = change(tiny_config, model__clip__tuning="last", train__backbone_lr=1e-7, train__epochs=1)
-    optimizer_lr = fit(change(config, train__warmup=3.0), tmp_path / "run", progress=False)[0]["lr"]
+    config = set_fields(tiny_config, model__clip__tuning="last", train__backbone_lr=1e-7, train__epochs=1)
+    optimizer_lr = fit(set_fields(config, train__warmup=3.0), tmp_path / "run", progress=False)[0]["lr"]
     assert optimizer_lr > 1e-5
 
 
@@ -212,7 +212,7 @@ def test_the_rate_in_the_history_is_the_head_s(tiny_config, tmp_path):
 def test_a_run_interrupted_after_an_epoch_ends_as_an_uninterrupted_one(
     tiny_config, tmp_path, monkeypatch, cached
 ):
-    config = change(tiny_config, train__cached=cached, train__epochs=3)
+    config = set_fields(tiny_config, train__cached=cached, train__epochs=3)
     fit(config, tmp_path / "whole", progress=False)
     validate = engine._Run.validate
 
@@ -248,12 +248,12 @@ class Jobs:
 def jobs(tiny_scenes, tmp_path_factory) -> Jobs:
     """Trainings in other processes: two that were killed in mid-epoch, one of two processes."""
     folder = tmp_path_factory.mktemp("jobs")
-    base = change(_base(tiny_scenes, folder), train__epochs=2)
+    base = set_fields(_base(tiny_scenes, folder), train__epochs=2)
     configs = {
         # saved after batches 2, 4, 6, 7; killed one batch later, between the two of an accumulated step
-        "uncached": change(base, train__accumulation=2, train__save_every=1),
-        "cached": change(base, train__cached=True, train__save_every=2, model__clip__text_tuning="last"),
-        "together": change(base, data__limit_images=11),
+        "uncached": set_fields(base, train__accumulation=2, train__save_every=1),
+        "cached": set_fields(base, train__cached=True, train__save_every=2, model__clip__text_tuning="last"),
+        "together": set_fields(base, data__limit_images=11),
     }
     kinds = {"uncached": {"kill_at": [1, 5]}, "cached": {"kill_at": [1, 4]}, "together": {"processes": 2}}
     todo = []
@@ -291,16 +291,16 @@ def test_two_processes_score_each_validation_picture_once(jobs):
     assert state_of(run_dir)["step"] == 4  # 4 batches an epoch, two at a time
     model = build_model("clip-hrnet", config.model)
     load_best(run_dir, model)
-    _, results = evaluate_model(
+    _, results, _ = evaluate_model(
         model, load_split(config, "val"), config.model, "RefScenes", "val", "cpu", similarity=False
     )
     assert max(epoch["val_miou"] for epoch in history) == pytest.approx(results["miou"], rel=1e-5)
 
 
 def _base(tiny_scenes: Path, folder: Path) -> Config:
-    from vg_utils.config import preset
+    from vg_utils.presets import preset
 
-    return change(
+    return set_fields(
         preset("scenes"), data__root=str(tiny_scenes), data__features=str(folder / "features"),
         data__workers=0, model__image_size=64, train__batch_images=3, train__cached=False,
         train__cache_views=2, train__similarity_images=2,
@@ -308,12 +308,12 @@ def _base(tiny_scenes: Path, folder: Path) -> Config:
 
 
 def test_the_best_score_survives_resuming(tiny_config, tmp_path):
-    config = change(tiny_config, train__epochs=1)
+    config = set_fields(tiny_config, train__epochs=1)
     run_dir = tmp_path / "run"
     fit(config, run_dir, progress=False)
     best = weights_of(run_dir, "model")
     torch.save(state_of(run_dir) | {"best": 0.99}, run_dir / "checkpoint" / "state.pt")
-    longer = change(config, train__epochs=2)
+    longer = set_fields(config, train__epochs=2)
     longer.save(run_dir / "config.json")
     fit(longer, run_dir, resume=True, progress=False)
     assert state_of(run_dir)["best"] == 0.99
@@ -322,7 +322,7 @@ def test_the_best_score_survives_resuming(tiny_config, tmp_path):
 
 
 def test_a_history_that_a_kill_left_behind_is_written_again(tiny_config, tmp_path):
-    config = change(tiny_config, train__epochs=1)
+    config = set_fields(tiny_config, train__epochs=1)
     history = fit(config, tmp_path / "run", progress=False)
     (tmp_path / "run" / "history.pkl").unlink()
     (tmp_path / "run" / "history.jsonl").write_text("")
@@ -331,12 +331,12 @@ def test_a_history_that_a_kill_left_behind_is_written_again(tiny_config, tmp_pat
 
 
 def test_two_runs_do_not_mix_in_one_directory(tiny_config, tmp_path):
-    config = change(tiny_config, train__epochs=1)
+    config = set_fields(tiny_config, train__epochs=1)
     config.save(tmp_path / "config.json")
     with pytest.raises(ConfigError, match=r"there is a run here already.*--resume"):
         fit(config, tmp_path, progress=False)
     with pytest.raises(ConfigError, match="other settings"):
-        fit(change(config, train__lr=0.5), tmp_path, resume=True, progress=False)
+        fit(set_fields(config, train__lr=0.5), tmp_path, resume=True, progress=False)
     assert Config.load(tmp_path / "config.json") == config
     assert not (tmp_path / "checkpoint").exists()
 
@@ -353,11 +353,11 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(tiny_con
         if not (run_dir / "checkpoint").exists() or not model.training:
             return found
         seen.update({p.name: p.read_bytes() for p in (run_dir / "checkpoint").iterdir()})
-        return found | {"huber": found["huber"] * float("nan")}
+        return found | {"l1": found["l1"] * float("nan")}
 
     with monkeypatch.context() as patch:
         patch.setattr(ClipHRNet, "losses", broken)
-        with pytest.raises(TrainingError, match=r"epoch 2.*loss nan.*huber nan.*score") as caught:
+        with pytest.raises(TrainingError, match=r"epoch 2.*loss nan.*l1 nan.*score") as caught:
             fit(tiny_config, run_dir, progress=False)
     assert "--train.lr" in str(caught.value)
     assert {p.name: p.read_bytes() for p in (run_dir / "checkpoint").iterdir()} == seen
@@ -369,7 +369,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(tiny_con
 @pytest.mark.parametrize("batch_images", [3, 20])
 def test_weights_that_the_last_step_broke_are_not_saved(tiny_config, tmp_path, batch_images):
     """With one batch an epoch all training losses are finite when the weights are of no use any more."""
-    config = change(tiny_config, train__lr=1e37, train__grad_clip=0.0, train__batch_images=batch_images)
+    config = set_fields(tiny_config, train__lr=1e37, train__grad_clip=0.0, train__batch_images=batch_images)
     with pytest.raises(TrainingError, match="not finite"):
         fit(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "checkpoint").exists()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.tiny import change, wide_example
+from tests.tiny import wide_example
+from vg_utils.confidence import auroc
+from vg_utils.config import set_fields
 from vg_utils.data import Expression, GroundingExample
 from vg_utils.evaluation import (
     add_clip_similarity,
@@ -22,8 +26,10 @@ from vg_utils.evaluation import (
     predict_rows,
 )
 from vg_utils.loaders import load_split
+from vg_utils.metrics import summarise
 from vg_utils.models import build_model
 from vg_utils.models.base import Features, GroundingModel
+from vg_utils.predictor import Grounder
 
 
 class Knowing(GroundingModel):
@@ -79,7 +85,7 @@ def pictures() -> list[GroundingExample]:
 def test_exact_targets_score_one_in_any_picture(batch_images):
     examples = pictures()
     model = Knowing(eval_batches(examples, 96))
-    rows, loss = predict_rows(model, examples, eval_batches(examples, 96, batch_images), 96, "cpu")
+    rows, loss, _ = predict_rows(model, examples, eval_batches(examples, 96, batch_images), 96, "cpu")
     asked = [(example, e) for example in examples for e in example.expressions]
     assert list(rows["sent_id"]) == [e.sent_id for _, e in asked]
     assert list(rows["text"]) == [e.text for _, e in asked]
@@ -103,7 +109,7 @@ def test_the_loss_is_a_mean_over_expressions():
         model.answers[words] = box * 0.5
     targets = torch.cat([batch.target_boxes_cxcywh for batch in eval_batches(examples, 96)])
     for batch_images in (2, 64):
-        _, loss = predict_rows(model, examples, eval_batches(examples, 96, batch_images), 96, "cpu")
+        _, loss, _ = predict_rows(model, examples, eval_batches(examples, 96, batch_images), 96, "cpu")
         assert loss == pytest.approx(2.0 * (targets * 0.5).abs().mean().item(), rel=1e-5)
 
 
@@ -130,7 +136,7 @@ def test_a_constant_answer_is_a_share_of_each_picture():
 def test_ask_and_predict_rows_agree(tiny_config):
     examples = load_split(tiny_config, "val")
     model = build_model("clip-hrnet", tiny_config.model)
-    rows, _ = predict_rows(model, examples, eval_batches(examples, 64), 64, "cpu")
+    rows, _, _ = predict_rows(model, examples, eval_batches(examples, 64), 64, "cpu")
     columns = ["x1", "y1", "x2", "y2"]
 
     def answer(example: GroundingExample) -> tuple[Tensor, Tensor]:
@@ -185,7 +191,7 @@ def test_an_unknown_category_has_no_vote(tiny_config):
 def test_the_judge_is_not_bent_by_training(tiny_config):
     frozen = build_model("clip-hrnet", tiny_config.model)
     assert judge_for(frozen, tiny_config.model, "cpu") is frozen.clip
-    config = change(tiny_config, model__clip__tuning="full").model
+    config = set_fields(tiny_config, model__clip__tuning="full").model
     trained = build_model("clip-hrnet", config)
     with torch.no_grad():
         trained.clip.clip.visual.conv1.weight += 1
@@ -194,10 +200,82 @@ def test_the_judge_is_not_bent_by_training(tiny_config):
     assert torch.equal(judge.clip.visual.conv1.weight, frozen.clip.clip.visual.conv1.weight)
 
 
+# phrases that fit nothing
+
+
+@pytest.fixture
+def dense(tiny_config) -> GroundingModel:
+    torch.manual_seed(0)
+    return build_model("dense-grounder", set_fields(tiny_config, model__name="dense-grounder").model)
+
+
+def test_absent_phrases_leave_the_rows_as_they_are(dense, tiny_config):
+    examples = load_split(tiny_config, "val")
+    alone = predict_rows(dense, examples, eval_batches(examples, 64, 3), 64, "cpu")
+    both = predict_rows(dense, examples, eval_batches(examples, 64, 3, absent=None), 64, "cpu")
+    assert {"presence", "score_logit", "presence_logit"} <= set(alone.rows)
+    pd.testing.assert_frame_equal(both.rows, alone.rows, rtol=1e-3, atol=1e-3)
+    assert summarise(both.rows)["miou"] == pytest.approx(summarise(alone.rows)["miou"], abs=1e-5)
+    asked = [(example, phrase) for example in examples for phrase in example.absent]
+    assert asked
+    assert len(alone.absent) == 0
+    assert set(alone.absent) == set(both.absent)
+    for column, expected in {
+        "image_id": [example.image_id for example, _ in asked],
+        "sent_id": [phrase.sent_id for _, phrase in asked],
+        "text": [phrase.text for _, phrase in asked],
+        "family": [phrase.family for _, phrase in asked],
+    }.items():
+        assert both.absent[column].tolist() == expected
+    assert both.absent["presence"].between(0, 1).all()
+    assert both.absent[["x1", "y1", "x2", "y2"]].stack().between(0, 64).all()
+
+
+def test_an_absent_phrase_has_the_answer_to_its_own_words(dense, tiny_config):
+    examples = load_split(tiny_config, "val")[:2]
+    first, second = (example.absent[0] for example in examples)
+    swapped = [
+        replace(examples[0], absent=(replace(second, sent_id=first.sent_id),)),
+        replace(examples[1], absent=()),
+    ]
+    picked = [replace(example, absent=example.absent[:1]) for example in examples]
+    one = predict_rows(dense, picked, eval_batches(picked, 64, absent=None), 64, "cpu").absent
+    other = predict_rows(dense, swapped, eval_batches(swapped, 64, absent=None), 64, "cpu").absent
+    assert one["text"].tolist() == [first.text, second.text]
+    assert other["text"].tolist() == [second.text]
+    asked = Grounder(dense, set_fields(tiny_config, model__name="dense-grounder"), "cpu")
+    (answer,) = asked.set_image(examples[0].image).ground(second.text)
+    assert other.loc[0, ["x1", "y1", "x2", "y2"]].tolist() == pytest.approx(answer.box_xyxy, abs=1e-2)
+    assert other.loc[0, "presence"] == pytest.approx(answer.presence, abs=1e-4)
+
+
+def test_absent_phrases_are_asked_of_models_that_know_of_them(dense, tiny_config):
+    examples = load_split(tiny_config, "test")
+    where = ("RefScenes", "test", "cpu")
+    config = set_fields(tiny_config, model__name="dense-grounder").model
+    rows, results, absent = evaluate_model(dense, examples, config, *where, similarity=False)
+    assert results["n_absent"] == len(absent) == sum(len(example.absent) for example in examples)
+    assert results["presence_auroc"] == pytest.approx(auroc(rows["presence"], absent["presence"]))
+    for name in ("ece", "aurc", "presence_auroc", "presence_ece"):
+        assert 0 <= results[name] <= 1
+    assert results["n_expressions"] == len(rows) == sum(len(example.expressions) for example in examples)
+    json.dumps(results)
+    without = [replace(example, absent=()) for example in examples]
+    _, results, absent = evaluate_model(dense, without, config, *where, similarity=False)
+    assert "ece" in results
+    assert not [name for name in results if "presence" in name or "absent" in name]
+    assert len(absent) == 0
+    other = build_model("clip-hrnet", tiny_config.model)
+    _, results, absent = evaluate_model(other, examples, tiny_config.model, *where, similarity=False)
+    assert {"ece", "aurc"} <= set(results)
+    assert not [name for name in results if "presence" in name or "absent" in name]
+    assert absent is None
+
+
 def test_results_of_a_model(tiny_config):
     examples = load_split(tiny_config, "test")
     model = build_model("clip-hrnet", tiny_config.model)
-    rows, results = evaluate_model(model, examples, tiny_config.model, "RefScenes", "test", "cpu")
+    rows, results, _ = evaluate_model(model, examples, tiny_config.model, "RefScenes", "test", "cpu")
     keys = "model dataset split n_images n_expressions miou miou_ci95 acc@0.5 acc@0.75 acc@0.9 "
     keys += "semantic_similarity text_similarity category_recall seconds"
     assert set(keys.split()) <= results.keys()

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import change
-from vg_utils.config import ConfigError
+from vg_utils.config import ConfigError, set_fields
 from vg_utils.data.batches import GroundingDataset, make_loader
 from vg_utils.data.transforms import EvalTransform, TrainTransform
 from vg_utils.features import cache_features, feature_loader
@@ -35,7 +34,7 @@ def images(tiny_scenes, tmp_path_factory) -> Path:
 @pytest.fixture
 def setting(tiny_config, images):
     """A config, eight pictures, and a model with shipped backbones."""
-    config = change(tiny_config, data__root=str(images), data__limit_images=8)
+    config = set_fields(tiny_config, data__root=str(images), data__limit_images=8)
     return config, load_split(config, "train"), build_model("clip-hrnet", config.model)
 
 
@@ -85,7 +84,7 @@ def test_cached_features_give_the_same_outputs(setting):
 )
 def test_other_models_can_be_cached(setting, name, attend_to):
     config, examples, _ = setting
-    settings = change(config, model__name=name, model__clip_rpn__attend_to=attend_to).model
+    settings = set_fields(config, model__name=name, model__clip_rpn__attend_to=attend_to).model
     model = build_model(name, settings)
     paths = cached(plain(examples[:4]), model, config, batch_images=2)
     (kept,) = feature_loader(paths, 4, shuffle=False)
@@ -134,7 +133,7 @@ def test_views_take_turns(setting):
 
 def test_tokens_are_kept_where_the_text_encoder_learns(setting):
     config, examples, _ = setting
-    model = build_model("clip-hrnet", change(config, model__clip__text_tuning="last").model)
+    model = build_model("clip-hrnet", set_fields(config, model__clip__text_tuning="last").model)
     (kept,) = feature_loader(cached(plain(examples), model, config, batch_images=2), 8, shuffle=False)
     (batch,) = make_loader(plain(examples), 8, shuffle=False)
     assert torch.equal(kept.tokens, batch.tokens)
@@ -146,7 +145,7 @@ def test_tokens_are_kept_where_the_text_encoder_learns(setting):
 @pytest.mark.parametrize("backbone", ["clip", "hrnet"])
 def test_features_of_an_image_encoder_that_learns_are_refused(setting, backbone):
     config, examples, _ = setting
-    model = build_model("clip-hrnet", change(config, **{f"model__{backbone}__tuning": "last"}).model)
+    model = build_model("clip-hrnet", set_fields(config, **{f"model__{backbone}__tuning": "last"}).model)
     with pytest.raises(ConfigError, match=r"train\.cached.*frozen"):
         cached(plain(examples), model, config)
     assert not Path(config.data.features).exists()
@@ -158,7 +157,7 @@ def test_a_cache_is_found_again(setting, monkeypatch):
     calls = count_calls(monkeypatch, model)
     assert cached(plain(examples), model, config) == first
     assert calls["pictures"] == 0
-    again = build_model("clip-hrnet", change(config, model__clip_hrnet__hidden=32).model)  # another head
+    again = build_model("clip-hrnet", set_fields(config, model__clip_hrnet__hidden=32).model)  # another head
     assert cached(plain(examples), again, config) == first
 
 
@@ -200,7 +199,7 @@ def test_a_stale_cache_is_not_used(setting, monkeypatch):
 
 
 def _sized(config, size: int):
-    return change(config, model__image_size=size).model
+    return set_fields(config, model__image_size=size).model
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "grow", "empty", "checksum"])

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from vg_utils.config import Config, ConfigError, preset
+from vg_utils.config import Config, ConfigError
 from vg_utils.flags import parse_settings, setting_flags
+from vg_utils.presets import preset
 
 FLAGS = setting_flags(Config())
 CHOICES = {  # another value for the fields that do not take any
@@ -18,6 +19,9 @@ CHOICES = {  # another value for the fields that do not take any
     "--model.image-size": "96",
     "--model.clip-rpn.attend-to": "tokens",
     "--model.detector-clip.mode": "crop+blur",
+    "--model.clip-hrnet.box-loss": "ciou",
+    "--model.dense-grounder.box-loss": "giou",
+    "--model.transvg.box-loss": "l1",
     "--train.optimizer": "adam",
     "--train.precision": "bf16",
 }

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from vg_utils.boxes import boxes_to_image, letterbox
+from vg_utils.boxes import boxes_to_image, boxes_to_model, letterbox
 from vg_utils.checkpoints import save_checkpoint
+from vg_utils.cli import main
+from vg_utils.config import set_fields
 from vg_utils.data import DataError
 from vg_utils.data.text import tokenize
 from vg_utils.data.transforms import EvalTransform
 from vg_utils.models import build_model
-from vg_utils.predictor import Grounder
+from vg_utils.predictor import Grounder, Prediction
 
 PHRASES = ["the red cube", "the small metal sphere left of the cone", "the largest thing"]
 
@@ -95,6 +98,117 @@ def test_phrases_are_cleaned_and_come_back_as_asked(grounder):
 def test_predictions_as_json(grounder):
     (prediction,) = grounder.set_image(noise(64, 64)).ground("the red cube")
     assert json.loads(json.dumps(prediction.as_dict())).keys() == {"phrase", "box_xyxy", "score"}
+
+
+# presence and heat maps
+
+
+@pytest.fixture
+def dense(tiny_config) -> Grounder:
+    torch.manual_seed(0)
+    config = set_fields(tiny_config, model__name="dense-grounder")
+    return Grounder(build_model("dense-grounder", config.model), config, "cpu")
+
+
+def test_presence_and_heatmap_are_the_models(dense, grounder):
+    picture = noise(64, 64)
+    predictions = dense.set_image(picture).ground(PHRASES)
+    with torch.no_grad():
+        images, tokens = EvalTransform(64)(picture).image[None], tokenize(PHRASES)
+        outputs = dense.model.predict(images, tokens, torch.zeros(len(PHRASES), dtype=torch.long))
+    torch.testing.assert_close(torch.tensor([p.presence for p in predictions]), outputs["presence"])
+    # A square picture has no padding: the map is the model's own.
+    torch.testing.assert_close(torch.stack([p.heatmap for p in predictions]), outputs["heatmap"])
+    plain = json.loads(json.dumps(predictions[0].as_dict()))
+    assert plain.keys() == {"phrase", "box_xyxy", "score", "presence"}
+    assert predictions == dense.ground(PHRASES)
+    (without,) = grounder.set_image(picture).ground("the red cube")
+    assert without.presence is without.heatmap is None
+
+
+@pytest.mark.parametrize("size_wh", [(160, 64), (64, 160), (90, 80), (200, 1), (1, 200), (64, 64)])
+def test_a_heatmap_lies_on_the_picture(dense, monkeypatch, size_wh):
+    """A map that rises over the square by its own places has the picture's places in it."""
+    grid = 8
+    axis = (torch.arange(grid) + 0.5) / grid
+    across, down = axis.expand(grid, grid), axis[:, None].expand(grid, grid)
+    for heatmap, side in ((across, 0), (down, 1)):
+        outputs = {"boxes_cxcywh": torch.full((1, 4), 0.5), "score": torch.ones(1), "heatmap": heatmap[None]}
+        monkeypatch.setattr(dense.model, "forward", lambda *_, outputs=outputs: outputs)
+        (found,) = dense.set_image(noise(*size_wh)).ground("the red cube")
+        rows, columns = found.heatmap.shape
+        longer = max(size_wh)
+        assert rows == max(1, round(grid * size_wh[1] / longer))
+        assert columns == max(1, round(grid * size_wh[0] / longer))
+        count = (columns, rows)[side]
+        centres = torch.zeros(count, 2)
+        centres[:, side] = (torch.arange(count) + 0.5) / count * size_wh[side]
+        places = boxes_to_model(centres.repeat(1, 2), letterbox(size_wh, 64), 64)[:, side]
+        expected = places.clamp(axis[0], axis[-1])  # at the square's edge the map goes on as it ends
+        torch.testing.assert_close(found.heatmap.mean(dim=side), expected, atol=1e-4, rtol=0)
+
+
+def test_found_is_what_is_not_below_the_threshold():
+    prediction = Prediction("a cube", (0.0, 0.0, 1.0, 1.0), 0.5, 0.4)
+    assert all(prediction.is_found(threshold) for threshold in (None, 0.0, 0.4))
+    assert not any(prediction.is_found(threshold) for threshold in (0.41, 1.0))
+    assert Prediction("a cube", (0.0, 0.0, 1.0, 1.0), 0.5).is_found(0.9)
+
+
+def saved(grounder: Grounder, run: Path) -> Path:
+    save_checkpoint(run / "checkpoint", grounder.model, {"epoch": 1}, best=True)
+    grounder.config.save(run / "config.json")
+    return run
+
+
+@pytest.fixture
+def asked(dense, tmp_path, capsys):
+    """Runs `ground` on a picture with an untrained `dense-grounder`: (status, stdout, stderr)."""
+    run, picture = saved(dense, tmp_path / "run"), tmp_path / "picture.png"
+    noise(80, 60).save(picture)
+
+    def ask(*options: object, checkpoint: Path = run) -> tuple[int, str, str]:
+        where = ("--checkpoint", str(checkpoint))
+        status = main(["ground", str(picture), *PHRASES, *where, *map(str, options)])
+        return status, *capsys.readouterr()
+
+    return ask
+
+
+def test_the_command_line_says_what_is_not_found(asked, tmp_path):
+    status, printed, _ = asked("--json")
+    plain = json.loads(printed)
+    assert status == 0
+    assert {key for one in plain for key in one} == {"phrase", "box_xyxy", "score", "presence"}
+    presences = sorted(one["presence"] for one in plain)
+    threshold = (presences[0] + presences[1]) / 2  # one of three is below it
+    status, printed, _ = asked("--json", "--threshold", threshold, "--out", tmp_path / "found.png")
+    judged = json.loads(printed)
+    assert status == 0
+    assert [one["found"] for one in judged] == [one["presence"] >= threshold for one in plain]
+    assert [{**one, "found": None} for one in judged] == [{**one, "found": None} for one in plain]
+    Image.open(tmp_path / "found.png").verify()
+    _, printed, _ = asked("--threshold", threshold)
+    for line, one in zip(printed.splitlines(), judged, strict=True):
+        answer = line.removeprefix(f"{one['phrase']}: ")
+        missing = f"not found (presence {one['presence']:.2f})"
+        assert answer.startswith("box (") if one["found"] else answer == missing
+    _, printed, _ = asked()
+    assert "not found" not in printed
+    for all_or_none, found in ((0, True), (1, False)):
+        _, printed, _ = asked("--json", "--threshold", all_or_none)
+        assert {one["found"] for one in json.loads(printed)} == {found}
+
+
+def test_a_threshold_needs_a_model_that_knows_presence(asked, grounder, tmp_path):
+    status, printed, error = asked("--threshold", 0.5, checkpoint=saved(grounder, tmp_path / "other"))
+    assert (status, printed, len(error.splitlines())) == (2, "", 1)
+    assert "--threshold" in error
+    assert "clip-hrnet" in error
+    for wrong in (1.5, "nan"):
+        status, printed, error = asked("--threshold", wrong)
+        assert (status, printed) == (2, "")
+        assert "[0, 1]" in error
 
 
 def test_questions_that_cannot_be_answered(grounder, tmp_path):

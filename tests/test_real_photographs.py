@@ -9,11 +9,11 @@ from torch import nn
 
 from tests.data.samples import PHOTOS, needs_photos
 from vg_utils.checkpoints import load_weights
-from vg_utils.config import preset
 from vg_utils.data import load_examples
 from vg_utils.engine import fit
 from vg_utils.evaluation import eval_batches, predict_rows
 from vg_utils.models import build_model
+from vg_utils.presets import preset
 
 pytestmark = needs_photos
 
@@ -60,7 +60,7 @@ def test_full_size_model_overfits_sixteen_photographs(tmp_path):
     # val chooses the checkpoint and says nothing about overfitting, so look at the last weights
     model = build_model("clip-hrnet", config.model)
     load_weights(tmp_path / "run" / "checkpoint" / "last.safetensors", model)
-    rows, _ = predict_rows(model, examples, [batch], config.model.image_size, "cpu")
+    rows, _, _ = predict_rows(model, examples, [batch], config.model.image_size, "cpu")
     print(f"mIoU on the 16 training photographs: {rows['iou'].mean():.3f}")
     assert rows["iou"].mean() > 0.8
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,23 +9,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from vg_utils.config import Config
 from vg_utils.data import Expression, GroundingExample
 
 CLOCKS = ("seconds", "pairs_per_second")  # of a history: no two runs agree on them
-
-
-def change(config: Config, **changes) -> Config:
-    """The config with other values of dotted fields: `change(config, train__lr=1e-3)`."""
-    for name, value in changes.items():
-        config = _changed(config, name.split("__"), value)
-    return config
-
-
-def _changed(part, names: list[str], value):
-    if len(names) > 1:
-        value = _changed(getattr(part, names[0]), names[1:], value)
-    return replace(part, **{names[0]: value})
 
 
 def without_clocks(history: list[dict]) -> list[dict]:

@@ -9,7 +9,7 @@ from typing import Any
 
 _EXPORTS = {
     "Config": "config",
-    "preset": "config",
+    "preset": "presets",
     "Expression": "data.examples",
     "GroundingExample": "data.examples",
     "load_examples": "data",

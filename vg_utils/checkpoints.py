@@ -3,10 +3,12 @@
 A run directory holds `config.json`, `history.pkl` and `.jsonl`, `results.pkl` and `checkpoint/`:
 
 - `model.safetensors`: the weights with the best validation score, what `Grounder.load` reads;
-- `last.safetensors` and `state.pt`: the weights and the state of the optimizer at the last save, to resume.
+- `last.safetensors` and `state.pt`: the weights and the state of the optimizer at the last save, to resume;
+- `average.safetensors`: the moving average of the weights, where `train.ema` asks for one.
 
-Frozen backbones are left out (RN50 and HRNet would be 450 MB, the head is 10), unless they are random: they
-are loaded from where they came, and their fingerprint has to be the one that the checkpoint was trained with.
+What is frozen in a backbone is left out (RN50 and HRNet would be 450 MB, the head is 10), unless it is
+random: it is loaded from where it came, and its fingerprint has to be the one that the checkpoint was trained
+with.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import hashlib
 import json
 import pickle
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from torch import nn
 
 from vg_utils.files import write_atomically
 from vg_utils.models.base import GroundingModel
-from vg_utils.models.shipped import WEIGHTS_DIR
+from vg_utils.models.shipped import WEIGHTS_DIR, pack_tensors, unpack_tensors
 
 
 class CheckpointError(RuntimeError):
@@ -44,13 +47,16 @@ def save_history(run_dir: Path, history: list[dict]) -> None:
     write_atomically(run_dir / "history.jsonl", lines.encode())
 
 
-def save_checkpoint(directory: Path, model: GroundingModel, state: dict, best: bool) -> None:
+def save_checkpoint(
+    directory: Path, model: GroundingModel, state: dict, best: bool, average: GroundingModel | None = None
+) -> None:
     """Write a checkpoint as one: the directory is filled beside the old one and then takes its place.
 
     Args:
         directory: `RUN_DIR/checkpoint`.
         state: everything but the weights that a resumed run needs (tensors and plain data).
         best: these weights are the best so far; otherwise the best ones are kept as they are.
+        average: the moving average of the model, if there is one; it is what was scored.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = _beside(directory, "new"), _beside(directory, "old")
@@ -58,7 +64,11 @@ def save_checkpoint(directory: Path, model: GroundingModel, state: dict, best: b
     fresh.mkdir()
     save_weights(fresh / "last.safetensors", model)
     torch.save(state, fresh / "state.pt")
-    kept = (fresh / "last.safetensors") if best else (_current(directory) / "model.safetensors")
+    scored = fresh / "last.safetensors"
+    if average is not None:
+        scored = fresh / "average.safetensors"
+        save_weights(scored, average)
+    kept = scored if best else (_current(directory) / "model.safetensors")
     shutil.copyfile(kept, fresh / "model.safetensors")  # not a hard link: Colab's Drive has none
     if directory.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -67,12 +77,14 @@ def save_checkpoint(directory: Path, model: GroundingModel, state: dict, best: b
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(directory: Path, model: GroundingModel) -> dict | None:
+def load_state(directory: Path, model: GroundingModel, average: GroundingModel | None = None) -> dict | None:
     """Put the last saved weights into the model and return the saved state; None if nothing was saved yet."""
     directory = _current(directory)
     if not (directory / "state.pt").exists():
         return None
     load_weights(directory / "last.safetensors", model)
+    if average is not None:
+        load_weights(directory / "average.safetensors", average)
     try:
         return torch.load(directory / "state.pt", map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
@@ -84,13 +96,37 @@ def load_best(run_dir: Path, model: GroundingModel) -> None:
     load_weights(_current(run_dir / "checkpoint") / "model.safetensors", model)
 
 
+def save_best(run_dir: Path, model: GroundingModel) -> None:
+    """Put the model's weights in the place of those with the best validation score."""
+    path = _current(run_dir / "checkpoint") / "model.safetensors"
+    write_atomically(path, lambda temporary: save_weights(temporary, model))
+
+
 def save_weights(path: Path, model: GroundingModel) -> None:
-    """Write the model's weights, without frozen backbones, whose fingerprints go into the metadata."""
-    left_out = omitted_backbones(model)
-    prints = {name: fingerprint(backbone) for name, backbone in left_out.items()}
-    skipped = _names_under(model, left_out)
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items() if name not in skipped}
+    """Write the model's weights, without what can be had again, whose fingerprints go into the metadata."""
+    skipped = omitted(model)
+    backbones = model.backbones()
+    prints = {name: fingerprint(backbones[name], weights) for name, weights in skipped.items()}
+    left_out = _full_names(skipped)
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items() if name not in left_out}
     save_file(tensors, path, metadata={"fingerprints": json.dumps(prints)})
+
+
+def ship(run_dir: Path, directory: Path, tokens: Iterable[int]) -> None:
+    """Copy the best weights of a run as they come with the package: small, see `vg_utils.models.shipped`.
+
+    Args:
+        run_dir: the run.
+        directory: where to, `vg_utils/weights/DATA/MODEL` for `Grounder.load("DATA/MODEL")` to find it.
+        tokens: those of the phrases that it shall understand.
+    """
+    (directory / "checkpoint").mkdir(parents=True, exist_ok=True)
+    with safe_open(_current(run_dir / "checkpoint") / "model.safetensors", framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        metadata = file.metadata()
+    packed = pack_tensors(tensors, tokens)
+    save_file(packed, directory / "checkpoint" / "model.safetensors", metadata=metadata)
+    shutil.copyfile(run_dir / "config.json", directory / "config.json")
 
 
 def load_weights(path: Path, model: GroundingModel) -> None:
@@ -107,14 +143,15 @@ def load_weights(path: Path, model: GroundingModel) -> None:
         raise CheckpointError(f"{path}: expected weights, found no such file") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: expected a safetensors file, got: {error}") from None
-    backbones = model.backbones()
+    backbones, skipped = model.backbones(), omitted(model)
     for name, expected in prints.items():
-        if name not in backbones or fingerprint(backbones[name]) != expected:
+        if name not in skipped or fingerprint(backbones[name], skipped[name]) != expected:
             raise CheckpointError(
                 f"{path}: trained on another {name} than the one loaded here (fingerprint differs)"
             )
     own = model.state_dict()
-    expected_names = set(own) - _names_under(model, {name: backbones[name] for name in prints})
+    tensors = unpack_tensors(tensors, own)
+    expected_names = set(own) - _full_names({name: skipped[name] for name in prints})
     missing, unknown = sorted(expected_names - set(tensors)), sorted(set(tensors) - expected_names)
     if missing or unknown:
         raise CheckpointError(
@@ -129,24 +166,27 @@ def load_weights(path: Path, model: GroundingModel) -> None:
     model.load_state_dict(own | tensors)
 
 
-def omitted_backbones(model: GroundingModel) -> dict[str, nn.Module]:
-    """The backbones that can be had again from where they came: nothing in them is random or trained."""
-    return {
-        name: backbone
-        for name, backbone in model.backbones().items()
-        if backbone.source != "random" and not any(p.requires_grad for p in backbone.parameters())
-    }
+def omitted(model: GroundingModel) -> dict[str, set[str]]:
+    """Of each backbone, the names of its weights that can be had again from where they came.
+
+    They are what is neither random nor trained; running statistics go with the layer that they belong to.
+    """
+    found = {}
+    for name, backbone in model.backbones().items():
+        weights = set() if backbone.source == "random" else _frozen(backbone)
+        if weights:
+            found[name] = weights
+    return found
 
 
-def fingerprint(module: nn.Module) -> str:
-    """SHA-256 of the names, shapes and values (rounded to float16) of what is frozen in a module."""
-    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+def fingerprint(module: nn.Module, names: set[str] | None = None) -> str:
+    """SHA-256 of names, shapes and values (rounded to float16) of `names`, by default of what is frozen."""
+    names = _frozen(module) if names is None else names
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
-        if name in trained:
-            continue
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
+        if name in names:
+            digest.update(f"{name}{tuple(value.shape)}".encode())
+            digest.update(value.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -176,6 +216,17 @@ def _current(directory: Path) -> Path:
     return old if old.exists() and not directory.exists() else directory
 
 
-def _names_under(model: nn.Module, modules: dict[str, nn.Module]) -> set[str]:
-    prefixes = tuple(f"{name}." for name in modules)
-    return {name for name in model.state_dict() if prefixes and name.startswith(prefixes)}
+def _frozen(module: nn.Module) -> set[str]:
+    """Names of the weights and buffers of the parts of a module that do not train."""
+    names = set()
+    for path, part in module.named_modules():
+        own = dict(part.named_parameters(recurse=False))
+        trained = any(parameter.requires_grad for parameter in own.values())
+        kept = {name for name, parameter in own.items() if not parameter.requires_grad}
+        kept |= set() if trained else {name for name, _ in part.named_buffers(recurse=False)}
+        names |= {f"{path}.{name}" if path else name for name in kept}
+    return names & set(module.state_dict())
+
+
+def _full_names(names: dict[str, set[str]]) -> set[str]:
+    return {f"{backbone}.{name}" for backbone, inside in names.items() for name in inside}

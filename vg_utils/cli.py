@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from vg_utils.config import PRESETS, Config, ConfigError, nearest, preset, random_init, with_fast
+from vg_utils.config import Config, ConfigError, nearest
+from vg_utils.presets import PRESETS, preset, random_init, with_fast
 
 REPOSITORY = Path(__file__).parent.parent  # `benchmarks` lies beside `vg_utils`
 
@@ -67,9 +68,10 @@ def _run(options: argparse.Namespace) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     if options.dataset == "scenes":
-        from vg_utils.data.scenes import write_scenes
+        from vg_utils.data.scenes import processes_of_a_program, write_scenes
 
-        root = write_scenes(options.root, options.images, options.size, options.seed)
+        processes = processes_of_a_program(options.images)
+        root = write_scenes(options.root, options.images, options.size, options.seed, processes=processes)
         print(f"RefScenes is in {root}")
         return
     from vg_utils.data.download import prepare_refcocog
@@ -110,12 +112,16 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _ground(options: argparse.Namespace) -> None:
     from vg_utils.pipeline import ground_image
 
-    predictions = ground_image(options.image, options.phrases, options.checkpoint, options.out)
+    threshold = options.threshold
+    predictions = ground_image(options.image, options.phrases, options.checkpoint, options.out, threshold)
     if options.json:
-        print(json.dumps([prediction.as_dict() for prediction in predictions], indent=2))
+        judged = [{} if threshold is None else {"found": p.is_found(threshold)} for p in predictions]
+        plain = [p.as_dict() | found for p, found in zip(predictions, judged, strict=True)]
+        print(json.dumps(plain, indent=2))
         return
     for p in predictions:
-        print(f"{p.phrase}: box ({', '.join(f'{v:.0f}' for v in p.box_xyxy)}), score {p.score:.2f}")
+        box = f"box ({', '.join(f'{v:.0f}' for v in p.box_xyxy)}), score {p.score:.2f}"
+        print(f"{p.phrase}: {box if p.is_found(threshold) else f'not found (presence {p.presence:.2f})'}")
 
 
 def _benchmark(options: argparse.Namespace) -> None:
@@ -132,6 +138,29 @@ def _benchmark(options: argparse.Namespace) -> None:
     for name in [options.name] if options.name else BENCHMARKS:
         print(f"== {name}", flush=True)
         import_module(f"benchmarks.{name}").main(options.settings)
+
+
+def _tune(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    config = _config(options, options.model)
+    if options.seed is not None:
+        config = replace(config, train=replace(config.train, seed=options.seed))
+    trials = options.trials if options.trials is not None else 4 if options.fast else 30
+    if trials < 1:
+        raise _UsageError(f"--trials: expected 1 or more, got {trials}")
+    from vg_utils.tuning import tune
+
+    tune(
+        config,
+        options.study,
+        options.out or f"runs/tune/{options.study}",
+        storage=options.storage,
+        trials=trials,
+        timeout=options.timeout,
+        objective=options.objective,
+        report=not options.no_report,
+    )
 
 
 def _later(options: argparse.Namespace) -> None:
@@ -224,8 +253,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--out", help="draw the boxes into this file")
     command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument(
+        "--threshold",
+        type=float,
+        metavar="SHARE",
+        help="say 'not found' of a phrase that the model holds less likely than this to fit anything",
+    )
 
-    command = verb("tune", _later, "Search settings with Optuna", settings=True)
+    command = verb("tune", _tune, "Search settings with Optuna", settings=True)
+    presets(command)
+    command.add_argument(
+        "--model", default="clip-hrnet", help="name in vg_utils/models (default: clip-hrnet)"
+    )
+    command.add_argument("--study", required=True, help="name; workers with the same storage join by it")
+    command.add_argument(
+        "--storage", help="journal file, sqlite:///FILE or postgresql://... (default: OUT/journal.log)"
+    )
+    command.add_argument("--trials", type=int, help="finished ones to reach (default: 30; 4 with --fast)")
+    command.add_argument("--timeout", type=float, help="seconds after which no more trials start")
+    command.add_argument("--objective", help="second one beside val mIoU: latency or parameters")
+    command.add_argument("--out", help="folder of the study (default: runs/tune/STUDY)")
+    command.add_argument("--data", help="data set (default: the preset's)")
+    command.add_argument("--seed", type=int, help="of the search and its trials (default: --train.seed)")
+    command.add_argument("--cached", action="store_true", help="train the heads on cached features")
+    command.add_argument("--no-report", action="store_true", help="search only; retrain and test nothing")
+    command.add_argument("--fast", action="store_true", help="a budget of seconds, for a first look")
+
     command = verb("demo", _later, "A page to try a model on", settings=True)
     command = verb("benchmark", _benchmark, "Measure speed, as ratios against a stated baseline")
     command.add_argument("name", nargs="?", help="decoding, grouping, caching or grounding (default: all)")

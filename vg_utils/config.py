@@ -1,7 +1,8 @@
-"""Every setting of every run: frozen dataclasses, their JSON form, and the presets `scenes` and `refcocog`.
+"""Every setting of every run: frozen dataclasses and their JSON form.
 
 A run directory's `config.json` is a `Config` written out, and the command line's flags are its fields
-(`--train.lr 1e-3`, `--model.clip.tuning last`), so there is one list of settings and it is this file.
+(`--train.lr 1e-3`, `--model.clip.tuning last`), so there is one list of settings and it is this file. The
+presets, which give the fields their values for a data set, are in `vg_utils/presets.py`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from vg_utils.files import write_atomically
 
-Tuning = Literal["frozen", "last", "full"]
+Tuning = Literal["frozen", "norms", "last", "lora", "full"]  # see models/tuning.py
+BoxLoss = Literal["huber", "l1", "giou", "diou", "ciou", "l1+giou"]  # see losses.py
 
 
 class ConfigError(ValueError):
@@ -37,6 +39,8 @@ class DataConfig:
     flip: float = 0.5  # probability of a mirrored picture with left and right swapped in its phrases
     jitter: float = 0.2  # brightness, contrast and saturation; hue stays, phrases name colours
     scale: tuple[float, float] = (0.7, 1.4)  # random zoom about the letterbox, targets always kept
+    absent: int = 1  # phrases a picture that fit nothing in it, for models that learn to say so
+    resident: bool = False  # decode all pictures once, keep them on the device, augment them there
     features: str = "data/features"  # where feature caches go
 
 
@@ -50,6 +54,7 @@ class ClipConfig:
     weights: str = "openai"  # "openai", "shipped" (RefScenes), "random", a local .pt, .safetensors or folder
     tuning: Tuning = "frozen"  # of the image encoder
     text_tuning: Tuning = "frozen"  # of the text encoder
+    lora_rank: int = 8  # of the update that `lora` learns
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,9 @@ class ClipHRNetConfig:
     fused_channels: int = 256
     hidden: int = 512  # of the feed-forward box head
     dropout: float = 0.1
+    box_loss: BoxLoss = "huber"
     huber_delta: float = 0.1  # in units of the picture's side
-    huber_weight: float = 1.0
+    box_weight: float = 1.0
     score_weight: float = 0.1  # predicted IoU; its gradient stops at the head, the box is the seed's
 
 
@@ -131,6 +137,48 @@ class DetectorClipConfig:
 
 
 @dataclass(frozen=True)
+class PyramidConfig:
+    """The map that `dense-grounder` and `transvg` look at: levels of CLIP, and HRNet, merged."""
+
+    levels: tuple[int, ...] = (2, 3, 4)  # of CLIP: strides 8, 16, 32 of a ResNet, or quarters of a ViT
+    hrnet: bool = True  # the branch for fine position
+    stride: int = 16  # of the merged map, in input pixels
+    channels: int = 256
+    blocks: int = 1  # residual blocks on the merged map, still the same for all phrases
+
+
+@dataclass(frozen=True)
+class DenseGrounderConfig:
+    """Head of the flagship: text-conditioned layers on a dense map, and what they are trained for."""
+
+    blocks: int = 3  # conditioned blocks: a convolution of what is near, attention to what is far and said
+    words: bool = True  # read the phrase word by word; False: its pooled vector alone
+    coordinates: bool = True  # tell each cell where it is
+    heads: int = 8
+    feed_forward: int = 512
+    dropout: float = 0.1
+    box_loss: BoxLoss = "l1+giou"
+    box_weight: float = 1.0
+    heatmap_weight: float = 1.0  # which cells lie in the box: focal + dice
+    score_weight: float = 0.2
+    presence_weight: float = 0.5  # does the phrase fit anything in the picture
+
+
+@dataclass(frozen=True)
+class TransVGConfig:
+    """The transformer fusion of TransVG and CLIP-VG: a [REG] token among all image and text tokens."""
+
+    layers: int = 6
+    channels: int = 256
+    heads: int = 8
+    feed_forward: int = 2048
+    dropout: float = 0.1
+    box_loss: BoxLoss = "l1+giou"
+    box_weight: float = 1.0
+    score_weight: float = 0.1  # predicted IoU; its gradient stops at the head, as in `clip-hrnet`
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Which model, its input size and its parts. A model reads only the parts it has."""
 
@@ -141,6 +189,9 @@ class ModelConfig:
     clip_hrnet: ClipHRNetConfig = ClipHRNetConfig()
     clip_rpn: ClipRPNConfig = ClipRPNConfig()
     detector_clip: DetectorClipConfig = DetectorClipConfig()
+    pyramid: PyramidConfig = PyramidConfig()
+    dense_grounder: DenseGrounderConfig = DenseGrounderConfig()
+    transvg: TransVGConfig = TransVGConfig()
 
     def __post_init__(self) -> None:
         if self.image_size < 32 or self.image_size % 32:
@@ -157,9 +208,11 @@ class TrainConfig:
     optimizer: Literal["adamw", "adam"] = "adamw"
     lr: float = 5e-4  # of everything but backbones
     backbone_lr: float = 1e-5  # of what `tuning` leaves trainable in the backbones
+    layer_decay: float = 1.0  # the rate of each block of a backbone over that of the block after it
     weight_decay: float = 0.01
     warmup: float = 0.05  # share of all steps, then cosine to zero
     grad_clip: float = 1.0  # norm; 0 switches it off
+    ema: float = 0.0  # decay of an exponential moving average of the weights, which is scored; 0: none
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # auto: bf16 where the GPU has it, else no
     compile: bool = False  # torch.compile, worth its minutes on long GPU runs
     cached: bool = False  # train the head on a feature cache (frozen backbones only)
@@ -215,73 +268,17 @@ def _build(cls: type, values: Any, where: str) -> Any:
     return cls(**built)
 
 
+def set_fields(config: Any, **changes: Any) -> Any:
+    """The config with other values of dotted fields: `set_fields(config, train__lr=1e-3)`."""
+    for name, value in changes.items():
+        first, _, rest = name.partition("__")
+        if rest:
+            value = set_fields(getattr(config, first), **{rest: value})
+        config = dataclasses.replace(config, **{first: value})
+    return config
+
+
 def nearest(name: str, valid: Any) -> str:
     """`, did you mean 'x'?` for the closest of the valid names, else a list of them all."""
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(sorted(valid))}"
-
-
-def random_init(config: Config) -> Config:
-    """The same run with randomly initialised backbones, which then have to be trained in full."""
-    model = replace(
-        config.model,
-        clip=replace(config.model.clip, weights="random", tuning="full", text_tuning="full"),
-        hrnet=replace(config.model.hrnet, weights="random", tuning="full"),
-    )
-    return replace(config, model=model, train=replace(config.train, cached=False))
-
-
-def _scenes() -> Config:
-    """RefScenes on a laptop's processor: small backbones, small pictures, minutes."""
-    return Config(
-        preset="scenes",
-        data=DataConfig(root="data/scenes", jitter=0.1),
-        model=ModelConfig(
-            image_size=128,
-            clip=ClipConfig(name="scenes-rn", weights="shipped"),
-            hrnet=HRNetConfig(name="scenes-hrnet", weights="shipped"),
-            clip_hrnet=ClipHRNetConfig(clip_channels=64, hrnet_channels=64, fused_channels=192, hidden=256),
-            clip_rpn=ClipRPNConfig(channels=256, feed_forward=256),
-            detector_clip=DetectorClipConfig(detector="oracle"),  # no detector has learned RefScenes yet
-        ),
-        train=TrainConfig(
-            epochs=20, batch_images=32, lr=1e-3, cached=True, cache_views=4, similarity_images=12
-        ),
-    )
-
-
-def _refcocog() -> Config:
-    """RefCOCOg on one GPU: the first seed's recipe. Not yet measured by its authors."""
-    return Config(preset="refcocog", data=DataConfig(root="data/refcocog", workers=8))
-
-
-PRESETS = {"scenes": _scenes, "refcocog": _refcocog}
-
-# what a model trains with other than its preset: (preset, model) -> fields of TrainConfig
-_ADAM = {"optimizer": "adam", "lr": 2.7e-4, "weight_decay": 0.0}  # the second seed's
-TRAIN_OVERRIDES: dict[tuple[str, str], dict[str, Any]] = {
-    ("refcocog", "clip-rpn-concat"): _ADAM,
-    ("refcocog", "clip-rpn-attention"): _ADAM,
-}
-
-
-def preset(name: str, model: str = "clip-hrnet") -> Config:
-    """The settings called `name` for the model called `model`.
-
-    Raises:
-        ConfigError: no such preset; the message names the nearest.
-    """
-    if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}{nearest(name, PRESETS)}")
-    config = PRESETS[name]()
-    train = replace(config.train, **TRAIN_OVERRIDES.get((name, model), {}))
-    return replace(config, model=replace(config.model, name=model), train=train)
-
-
-def with_fast(config: Config) -> Config:
-    """The same run on a budget of seconds, for tests and first looks: a few pictures, two epochs."""
-    return replace(
-        config,
-        data=replace(config.data, limit_images=32, workers=0),
-        train=replace(config.train, epochs=2, batch_images=8),
-    )

@@ -8,29 +8,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object, set_seed
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from vg_utils.boxes import paired_iou, to_xyxy
-from vg_utils.checkpoints import load_state, save_checkpoint, save_history
+from vg_utils.calibration import calibrate
+from vg_utils.checkpoints import load_best, load_state, save_best, save_checkpoint, save_history
 from vg_utils.config import Config, ConfigError, TrainConfig
 from vg_utils.data import GroundingExample
 from vg_utils.data.batches import Batch, GroundingLoader
+from vg_utils.data.resident import ResidentPictures
 from vg_utils.evaluation import add_clip_similarity, judge_for, predict_rows
-from vg_utils.loaders import load_split, make_loaders
+from vg_utils.loaders import examples_of, load_split, make_loaders
 from vg_utils.metrics import summarise
 from vg_utils.models import build_model
 from vg_utils.models.backbones import ClipBackbone
 from vg_utils.models.base import Features, GroundingModel
 from vg_utils.optim import make_optimizer, make_scheduler
+from vg_utils.training import EndToEnd, MovingAverage, RunningTotals
 
 Examples = Sequence[GroundingExample]
 MENDS = "A lower --train.lr or --train.grad-clip usually mends it"
@@ -40,45 +42,14 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message holds the loss terms."""
 
 
-class EndToEnd(nn.Module):
-    """The three steps of a model as one call, for what wraps `forward` (DistributedDataParallel, compile)."""
-
-    def __init__(self, model: GroundingModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor | Features, texts: Tensor | Features, image_index: Tensor) -> Features:
-        """Pictures and tokens, or their features where a cache has them -> the model's outputs."""
-        image_features = images if isinstance(images, dict) else self.model.encode_images(images)
-        text_features = texts if isinstance(texts, dict) else self.model.encode_texts(texts)
-        return self.model(image_features, text_features, image_index)
-
-
-class RunningTotals:
-    """Sums and counts on the device; divided once, at the end of the epoch, over all processes."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = torch.zeros((), device=device)
-
-    def add(self, means: Features, n: int) -> None:
-        for name, value in means.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach().float() * n
-        self.count += n
-
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
-        count = accelerator.reduce(self.count.clone())
-        return {name: (accelerator.reduce(value.clone()) / count).item() for name, value in self.sums.items()}
-
-    def state(self) -> dict[str, Any]:
-        return {"sums": dict(self.sums), "count": self.count}
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.count = state["count"].to(self.count.device)
-        self.sums = {name: value.to(self.count.device) for name, value in state["sums"].items()}
-
-
-def fit(config: Config, run_dir: Path | str, resume: bool = False, progress: bool = True) -> list[dict]:
+def fit(
+    config: Config,
+    run_dir: Path | str,
+    resume: bool = False,
+    progress: bool = True,
+    on_epoch: Callable[[dict], None] | None = None,
+    splits: dict[str, Examples | ResidentPictures] | None = None,
+) -> list[dict]:
     """Train a model and keep the weights with the best validation mIoU.
 
     Args:
@@ -86,6 +57,9 @@ def fit(config: Config, run_dir: Path | str, resume: bool = False, progress: boo
         run_dir: where the run goes (see `vg_utils.checkpoints` for what lies there).
         resume: go on from the last checkpoint of this directory, if there is one.
         progress: show progress bars.
+        on_epoch: called with each new entry of the history once its checkpoint is written; what it raises
+            ends the training there (a search prunes so).
+        splits: `train` and `val` where they have been read already; else they are read as the config says.
 
     Returns:
         The history: a dict an epoch with `epoch, lr, seconds, pairs_per_second, train_loss, train_miou,
@@ -100,7 +74,7 @@ def fit(config: Config, run_dir: Path | str, resume: bool = False, progress: boo
     _claim(run_dir, config, resume, accelerator)
     set_seed(config.train.seed)
     model = build_model(config.model.name, config.model)
-    train, val = load_split(config, "train"), load_split(config, "val")
+    train, val = ((splits or {}).get(name) or load_split(config, name) for name in ("train", "val"))
     train_loader, val_loader = make_loaders(config, model, train, val, accelerator, progress)
     run = _Run(config, run_dir, model, train_loader, accelerator)
     if resume:
@@ -108,10 +82,16 @@ def fit(config: Config, run_dir: Path | str, resume: bool = False, progress: boo
     judge = judge_for(model, config.model, accelerator.device)
     while run.epoch < config.train.epochs:
         epoch = {"epoch": run.epoch + 1} | run.train_epoch(progress)
-        epoch |= run.validate(val, val_loader, judge)
+        epoch |= run.validate(examples_of(val), val_loader, judge)
         run.finish_epoch(epoch)
         if progress and accelerator.is_main_process:
             tqdm.write(_line(epoch, config.train.epochs))
+        if on_epoch is not None:
+            on_epoch(epoch)
+    if accelerator.is_main_process and hasattr(model, "temperatures"):
+        load_best(run_dir, model)
+        calibrate(model, examples_of(val), config.model, accelerator.device)
+        save_best(run_dir, model)
     accelerator.wait_for_everyone()
     return run.history
 
@@ -136,12 +116,20 @@ class _Run:
         if train.compile:
             network = torch.compile(network, dynamic=True)
         self.network, self.optimizer, self.loader = accelerator.prepare(network, self.optimizer, loader)
+        self.average = None  # of the weights, over the last 1 / (1 - ema) steps or so
+        if train.ema:
+            self.average = MovingAverage(model, train.ema)
         self.steps_per_epoch = math.ceil(len(self.loader) / train.accumulation)
         self.scheduler = make_scheduler(self.optimizer, train, self.steps_per_epoch * train.epochs)
         self.epoch, self.batch, self.step = 0, 0, 0  # finished epochs, batches of this one, optimizer steps
         self.best = -math.inf
         self.history: list[dict] = []
         self.totals = RunningTotals(accelerator.device)
+
+    @property
+    def scored(self) -> GroundingModel:
+        """The model whose validation score counts: the moving average, if there is one."""
+        return self.model if self.average is None else self.average.model
 
     def train_epoch(self, progress: bool) -> dict[str, float]:
         """One pass over the training pictures, from the batch where a killed run left it."""
@@ -188,11 +176,11 @@ class _Run:
         accelerator = self.accelerator
         # Each process has BatchNorm's means of its own last batch: score what will be saved, the first one's.
         if accelerator.num_processes > 1:
-            for buffer in self.model.buffers():
+            for buffer in self.scored.buffers():
                 broadcast(buffer)
         mine = examples[accelerator.process_index :: accelerator.num_processes]
         size = self.config.model.image_size
-        rows, loss = predict_rows(self.model, mine, loader, size, accelerator.device)
+        rows, loss, _ = predict_rows(self.scored, mine, loader, size, accelerator.device)
         if not math.isfinite(loss):
             raise TrainingError(
                 f"epoch {self.epoch + 1}: not finite: validation loss {loss:g} after training losses of "
@@ -235,15 +223,16 @@ class _Run:
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             }
-            save_checkpoint(
-                self.run_dir / "checkpoint", self.model, state, best=improved or self.best == -math.inf
-            )
+            average = None if self.average is None else self.average.model
+            best = improved or self.best == -math.inf
+            save_checkpoint(self.run_dir / "checkpoint", self.model, state, best, average)
             save_history(self.run_dir, self.history)
         self.accelerator.wait_for_everyone()
 
     def restore(self) -> None:
         """Take up the last checkpoint, if there is one."""
-        state = load_state(self.run_dir / "checkpoint", self.model)
+        average = None if self.average is None else self.average.model
+        state = load_state(self.run_dir / "checkpoint", self.model, average)
         if state is None:
             return
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
@@ -270,6 +259,8 @@ class _Run:
     def _after_step(self, bar: tqdm) -> None:
         if not self.accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose gradients overflow
             self.scheduler.step()
+            if self.average is not None:
+                self.average.update(self.model)
         self.step += 1
         save_every = self.config.train.save_every
         saving = bool(save_every) and self.step % save_every == 0 and self.batch < len(self.loader)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -15,25 +16,59 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vg_utils.boxes import boxes_to_image, paired_iou
+from vg_utils.confidence import confidence_of
 from vg_utils.config import ModelConfig
 from vg_utils.data.batches import Batch, GroundingDataset, make_loader
 from vg_utils.data.examples import Expression, GroundingExample, load_image
 from vg_utils.data.text import tokenize
 from vg_utils.data.transforms import EvalTransform
+from vg_utils.losses import present
 from vg_utils.metrics import PROPOSAL_COUNTS, category_hits, crop_regions, summarise
 from vg_utils.models.backbones import ClipBackbone, WeightsError
-from vg_utils.models.base import GroundingModel
+from vg_utils.models.base import Features, GroundingModel
 
 CROPS_AT_ONCE = 256  # through CLIP
+CONFIDENCES = ("presence", "score_logit", "presence_logit")  # outputs (N,) of some models; logits at T = 1
+
+
+class Predicted(NamedTuple):
+    """A model's answers on a split.
+
+    Attributes:
+        rows: of the expressions that have a box (see `vg_utils.metrics`), with the columns of `CONFIDENCES`
+            that the model gives.
+        loss: mean weighted loss a phrase.
+        absent: of the phrases in the batches that fit nothing in their picture: `image_id, sent_id, text,
+            family`, the predicted `x1, y1, x2, y2` in pixels of the original picture, `score`, and the
+            columns of `CONFIDENCES` that the model gives.
+    """
+
+    rows: pd.DataFrame
+    loss: float
+    absent: pd.DataFrame
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate_model` gives: rows, results for JSON, and rows of absent phrases where it asked any."""
+
+    rows: pd.DataFrame
+    results: dict
+    absent: pd.DataFrame | None = None
 
 
 def eval_batches(
-    examples: Sequence[GroundingExample], image_size: int, batch_images: int = 64, workers: int = 0
+    examples: Sequence[GroundingExample],
+    image_size: int,
+    batch_images: int = 64,
+    workers: int = 0,
+    absent: int | None = 0,
 ) -> Iterable[Batch]:
-    """The plain letterboxed pictures of a split with all their expressions, in order."""
-    return make_loader(
-        GroundingDataset(examples, EvalTransform(image_size)), batch_images, shuffle=False, workers=workers
-    )
+    """The plain letterboxed pictures of a split with all their expressions, in order.
+
+    With `absent` so many of each picture's absent phrases as well; None: all of them.
+    """
+    dataset = GroundingDataset(examples, EvalTransform(image_size), absent=absent)
+    return make_loader(dataset, batch_images, shuffle=False, workers=workers)
 
 
 @torch.no_grad()
@@ -43,41 +78,57 @@ def predict_rows(
     batches: Iterable[Batch],
     image_size: int,
     device: torch.device | str,
-) -> tuple[pd.DataFrame, float]:
-    """Run a model over `batches` of `examples`, which have to be in the same order.
-
-    Returns:
-        rows (see `vg_utils.metrics`) and the mean weighted loss an expression.
-    """
+) -> Predicted:
+    """Run a model over `batches` of `examples`, which have to be in the same order."""
     model = model.eval().to(device)
-    boxes, scores, proposals, loss_sum, count = [], [], [], 0.0, 0
+    families = {(e.image_id, phrase.sent_id): phrase.family for e in examples for phrase in e.absent}
+    found, absent, loss_sum, count = [], [], 0.0, 0
     for batch in batches:
         batch = batch.to(device)
         with autocast(device):
-            image_features = (
-                batch.images if isinstance(batch.images, dict) else model.encode_images(batch.images)
-            )
-            text_features = (
-                batch.tokens if isinstance(batch.tokens, dict) else model.encode_texts(batch.tokens)
-            )
-            outputs = model(image_features, text_features, batch.image_index)
+            outputs = model.predict(batch.images, batch.tokens, batch.image_index)
             losses = model.losses(outputs, batch.target_boxes_cxcywh)
         n = len(batch.image_index)
         loss_sum += sum(w * losses[name].item() for name, w in model.loss_weights.items()) * n
         count += n
-        boxes.append(
-            boxes_to_image(
-                outputs["boxes_cxcywh"].float(), batch.letterboxes[batch.image_index], image_size
-            ).cpu()
-        )
-        scores.append(outputs["score"].float().cpu())
-        if "proposals_cxcywh" in outputs:
-            proposals.append(proposal_ious(outputs["proposals_cxcywh"], batch, image_size))
-    rows = make_rows(examples, torch.cat(boxes), torch.cat(scores))
-    if proposals:
-        columns = zip(PROPOSAL_COUNTS, torch.cat(proposals).unbind(dim=1), strict=True)
-        rows = rows.assign(**{f"proposal_iou@{k}": best.numpy() for k, best in columns})
-    return rows, loss_sum / count
+        columns = _columns(outputs, batch, image_size)
+        has_box = present(batch.target_boxes_cxcywh).cpu()
+        found.append({name: values[has_box] for name, values in columns.items()})
+        absent.append(_absent_rows(batch, columns, ~has_box, families))
+    columns = {name: torch.cat([part[name] for part in found]) for name in found[0]}
+    rows = make_rows(examples, columns.pop("boxes_xyxy"), columns.pop("score"))
+    rows = rows.assign(**{name: values.numpy() for name, values in columns.items()})
+    return Predicted(rows, loss_sum / count, pd.concat(absent, ignore_index=True))
+
+
+def _columns(outputs: Features, batch: Batch, image_size: int) -> dict[str, Tensor]:
+    """Of each phrase, on the CPU: `boxes_xyxy` (N, 4), and (N,) each of what becomes a column of its name."""
+    columns = {"boxes_xyxy": _boxes_in_picture(outputs["boxes_cxcywh"], batch, image_size)}
+    columns |= {name: outputs[name].float() for name in ("score", *CONFIDENCES) if name in outputs}
+    if "proposals_cxcywh" in outputs:
+        ious = proposal_ious(outputs["proposals_cxcywh"], batch, image_size).unbind(dim=1)
+        columns |= {f"proposal_iou@{k}": best for k, best in zip(PROPOSAL_COUNTS, ious, strict=True)}
+    return {name: values.cpu() for name, values in columns.items()}
+
+
+def _absent_rows(batch: Batch, columns: dict[str, Tensor], chosen: Tensor, families: dict) -> pd.DataFrame:
+    """`Predicted.absent` of one batch, whose (N,) chosen phrases fit nothing."""
+    index = chosen.nonzero().flatten().tolist()
+    image_ids = [batch.image_ids[i] for i in batch.image_index[chosen.to(batch.image_index.device)].tolist()]
+    sent_ids = [batch.sent_ids[i] for i in index]
+    table = {"image_id": image_ids, "sent_id": sent_ids, "text": [batch.texts[i] for i in index]}
+    table["family"] = [families[key] for key in zip(image_ids, sent_ids, strict=True)]
+    table |= dict(zip(("x1", "y1", "x2", "y2"), columns["boxes_xyxy"][chosen].numpy().T, strict=True))
+    names = [name for name in ("score", *CONFIDENCES) if name in columns]
+    return pd.DataFrame(table | {name: columns[name][chosen].numpy() for name in names})
+
+
+def _boxes_in_picture(boxes_cxcywh: Tensor, batch: Batch, image_size: int) -> Tensor:
+    """(N, 4) or (N, K, 4) boxes of the square, as corners in original pixels, clipped to the picture."""
+    per_box = (len(boxes_cxcywh), *[1] * (boxes_cxcywh.ndim - 2), 4)
+    letterboxes = batch.letterboxes[batch.image_index].view(per_box)
+    limits = batch.sizes_wh[batch.image_index].repeat(1, 2).view(per_box)
+    return boxes_to_image(boxes_cxcywh.float(), letterboxes, image_size).clamp(min=0).minimum(limits)
 
 
 def proposal_ious(proposals_cxcywh: Tensor, batch: Batch, image_size: int) -> Tensor:
@@ -89,17 +140,14 @@ def proposal_ious(proposals_cxcywh: Tensor, batch: Batch, image_size: int) -> Te
         image_size: side of the square in pixels.
 
     Returns:
-        (N, len(PROPOSAL_COUNTS)) on the CPU, of boxes in original pixels, clipped to the picture.
+        (N, len(PROPOSAL_COUNTS)) of boxes in original pixels, clipped to the picture.
     """
     n, count = proposals_cxcywh.shape[:2]
-    letterboxes = batch.letterboxes[batch.image_index][:, None]  # (N, 1, 4)
-    boxes_xyxy = boxes_to_image(proposals_cxcywh.float(), letterboxes, image_size)  # (N, K, 4)
-    limits = batch.sizes_wh[batch.image_index].repeat(1, 2)[:, None]  # (N, 1, 4)
-    boxes_xyxy = boxes_xyxy.clamp(min=0).minimum(limits)
+    boxes_xyxy = _boxes_in_picture(proposals_cxcywh, batch, image_size)  # (N, K, 4)
     truth = batch.target_boxes_xyxy.repeat_interleave(count, dim=0)  # (N * K, 4)
     ious = paired_iou(boxes_xyxy.flatten(0, 1), truth).view(n, count)
     best = ious.cummax(dim=1).values  # (N, K)
-    return best[:, [min(k, count) - 1 for k in PROPOSAL_COUNTS]].cpu()
+    return best[:, [min(k, count) - 1 for k in PROPOSAL_COUNTS]]
 
 
 def autocast(device: torch.device | str) -> torch.autocast:
@@ -244,13 +292,21 @@ def _embed_crops(judge: ClipBackbone, crops: list[Tensor], device: torch.device 
     return F.normalize(vectors.float(), dim=1).cpu()
 
 
-def results_of(rows: pd.DataFrame, model: str, dataset: str, split: str, seconds: float) -> dict:
+def results_of(
+    rows: pd.DataFrame,
+    model: str,
+    dataset: str,
+    split: str,
+    seconds: float,
+    absent: pd.DataFrame | None = None,
+) -> dict:
     """The object that `evaluate --json` writes; shares are in [0, 1], seconds those of predicting."""
     return {
         "model": model,
         "dataset": dataset,
         "split": split,
         **summarise(rows),
+        **confidence_of(rows, absent),
         "seconds": round(seconds, 3),
     }
 
@@ -264,13 +320,21 @@ def evaluate_model(
     device: torch.device | str,
     workers: int = 0,
     similarity: bool = True,
-) -> tuple[pd.DataFrame, dict]:
-    """Rows and results of a model on a split; `similarity` also asks CLIP about the crops."""
+    batches: Iterable[Batch] | None = None,
+) -> Evaluation:
+    """Rows and results of a model on a split; `similarity` also asks CLIP about the crops.
+
+    A model that says whether a phrase fits anything is asked the absent phrases of the pictures as well.
+    `batches` are those of `examples`, in order, where they are at hand already (`ResidentPictures.loader`).
+    """
     started = time.perf_counter()
-    batches = eval_batches(examples, config.image_size, workers=workers)
-    rows, _ = predict_rows(model, examples, batches, config.image_size, device)
+    if batches is None:
+        all_or_none = None if model.learns_presence else 0
+        batches = eval_batches(examples, config.image_size, workers=workers, absent=all_or_none)
+    rows, _, absent = predict_rows(model, examples, batches, config.image_size, device)
     seconds = time.perf_counter() - started
     judge = judge_for(model, config, device) if similarity else None
     if judge is not None:
         rows = add_clip_similarity(rows, examples, judge, device)
-    return rows, results_of(rows, config.name, dataset, split, seconds)
+    results = results_of(rows, config.name, dataset, split, seconds, absent)
+    return Evaluation(rows, results, absent if model.learns_presence else None)

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from vg_utils.checkpoints import fingerprint
 from vg_utils.config import ConfigError
-from vg_utils.data.batches import Batch, EpochSampler, GroundingDataset, GroundingLoader, make_loader
+from vg_utils.data.batches import Batch, GroundingDataset, GroundingLoader, make_loader, whole_batch_loader
 from vg_utils.files import write_atomically
 from vg_utils.models.base import Features, GroundingModel
 
@@ -94,11 +94,7 @@ def feature_loader(
     paths: Sequence[Path], batch_images: int, shuffle: bool, seed: int = 0, drop_last: bool = False
 ) -> GroundingLoader:
     """Batches from a cache, in the order that `make_loader` would give the pictures themselves."""
-    dataset = FeatureDataset(paths)
-    sampler = EpochSampler(dataset, shuffle, seed)
-    return GroundingLoader(
-        dataset, batch_size=batch_images, sampler=sampler, collate_fn=_as_it_is, drop_last=drop_last
-    )
+    return whole_batch_loader(FeatureDataset(paths), batch_images, shuffle, seed, drop_last)
 
 
 def cache_features(
@@ -238,22 +234,18 @@ def _key(dataset: GroundingDataset, model: GroundingModel) -> str:
     with torch.no_grad():  # which features the model wants; a setting of its head can change that
         texts = sorted(model.encode_texts(torch.full((1, 2), 1, device=device)))
     kind = [VERSION, type(model).__name__, texts]
-    parts = [*kind, repr(dataset.transform), dataset.seed, dataset.max_expressions]
+    parts = [*kind, repr(dataset.transform), dataset.seed, dataset.max_expressions, dataset.absent]
     digest = hashlib.sha256(repr(parts).encode())
     for name, backbone in model.backbones().items():
         digest.update(f"{name} {fingerprint(backbone)}".encode())
     for example in dataset.examples:
-        digest.update(repr((example.image_id, example.size_wh, example.expressions)).encode())
+        digest.update(repr((example.image_id, example.size_wh, example.expressions, example.absent)).encode())
         if isinstance(example.image, Path):
             stat = example.image.stat()
             digest.update(f"{example.image.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
         else:
             digest.update(example.image.tobytes())
     return digest.hexdigest()[:24]
-
-
-def _as_it_is(batch: CachedBatch) -> CachedBatch:
-    return batch
 
 
 def _sidecar(path: Path) -> Path:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from accelerate import Accelerator
 
-from vg_utils.config import Config
+from vg_utils.config import Config, ConfigError
 from vg_utils.data import GroundingExample, Report, load_examples
 from vg_utils.data.batches import GroundingDataset, GroundingLoader, make_loader
+from vg_utils.data.resident import ResidentPictures
 from vg_utils.data.transforms import EvalTransform, TrainTransform
 from vg_utils.features import cache_features, feature_loader
 from vg_utils.models.base import GroundingModel
@@ -26,21 +27,42 @@ def load_split(config: Config, split: str) -> list[GroundingExample]:
 def make_loaders(
     config: Config,
     model: GroundingModel,
-    train: Sequence[GroundingExample],
-    val: Sequence[GroundingExample],
+    train: Sequence[GroundingExample] | ResidentPictures,
+    val: Sequence[GroundingExample] | ResidentPictures,
     accelerator: Accelerator,
     progress: bool,
 ) -> tuple[GroundingLoader, GroundingLoader]:
-    """Batches to train on (augmented, shuffled) and to validate on (plain, in order)."""
+    """Batches to train on (augmented, shuffled) and to validate on (plain, in order).
+
+    Raises:
+        ConfigError: pictures that shall be both cached as features and resident.
+    """
     data, settings = config.data, config.train
+    absent = data.absent if model.learns_presence else 0
     plain = EvalTransform(config.model.image_size)
     augmented = TrainTransform(config.model.image_size, flip=data.flip, jitter=data.jitter, scale=data.scale)
     transform = plain if settings.cached and settings.cache_views == 1 else augmented
-    train_set = GroundingDataset(train, transform, settings.seed, data.max_expressions)
-    val_set = GroundingDataset(val[accelerator.process_index :: accelerator.num_processes], plain)
     sizes = {"batch_images": settings.batch_images}
-    alone = len(train) % settings.batch_images == 1 and len(train) > 1  # BatchNorm learns nothing from one
+    pictures = len(examples_of(train))
+    alone = pictures % settings.batch_images == 1 and pictures > 1  # BatchNorm learns nothing from one
     shuffled = {"shuffle": True, "seed": settings.seed, "drop_last": alone}
+    every = None if absent else 0  # validation looks at all phrases that fit nothing, or at none
+    mine = slice(accelerator.process_index, None, accelerator.num_processes)
+    if data.resident or isinstance(train, ResidentPictures):
+        if settings.cached:
+            raise ConfigError("data.resident and train.cached: expected one of them, got both")
+        hold = {"device": accelerator.device, "workers": data.workers, "progress": progress}
+        if not isinstance(train, ResidentPictures):
+            train = ResidentPictures(train, config.model.image_size, **hold)
+        if not isinstance(val, ResidentPictures):
+            val = ResidentPictures(val[mine], config.model.image_size, **hold)
+        limits = {"max_expressions": data.max_expressions, "absent": absent}
+        return (
+            train.loader(transform=augmented, **shuffled, **sizes, **limits),
+            val.loader(transform=plain, shuffle=False, **sizes, absent=every),
+        )
+    train_set = GroundingDataset(train, transform, settings.seed, data.max_expressions, absent)
+    val_set = GroundingDataset(val[mine], plain, absent=every)
     if not settings.cached:
         workers = {"workers": data.workers}
         return (
@@ -55,3 +77,8 @@ def make_loaders(
         feature_loader(views, **shuffled, **sizes),
         feature_loader(val_views, shuffle=False, **sizes),
     )
+
+
+def examples_of(split: Sequence[GroundingExample] | ResidentPictures) -> Sequence[GroundingExample]:
+    """The records of a split, whether or not its pictures are held on the device."""
+    return split.examples if isinstance(split, ResidentPictures) else split

@@ -8,6 +8,8 @@ Everything starts from `rows`, the pandas table that evaluation produces, one ro
 - where CLIP was asked: `semantic_similarity` (predicted crop to true crop) and `text_similarity` (predicted
   crop to phrase), cosines in [-1, 1]; `category_hit`, whether zero-shot CLIP names the predicted crop
   correctly (missing where the true category is unknown);
+- where a model says so: `presence`, the probability that the phrase fits anything in the picture, and
+  `score_logit, presence_logit`, before temperature;
 - where a model proposes boxes: `proposal_iou@k`, the best IoU among its first k proposals: 1, 5 and 20,
   or `all` that a detector found.
 

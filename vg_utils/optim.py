@@ -11,21 +11,29 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from vg_utils.config import ConfigError, TrainConfig
 from vg_utils.models.base import GroundingModel
+from vg_utils.models.tuning import parameters_of
 
 
 def make_optimizer(model: GroundingModel, train: TrainConfig) -> Optimizer:
-    """AdamW or Adam over what is trainable; backbones have their own rate, biases and norms no decay.
+    """AdamW or Adam over what is trainable; backbones have their own rates, biases and norms no decay.
+
+    A backbone's last block has `backbone_lr`, the one before it `layer_decay` times that, and so on
+    towards the input (Clark et al. 2020, section 3.3.3; Bao et al. 2022).
 
     Raises:
         ConfigError: nothing is left to train.
     """
-    in_backbones = {id(p) for backbone in model.backbones().values() for p in backbone.parameters()}
+    rates = {id(p): train.backbone_lr for b in model.backbones().values() for p in b.parameters()}
+    for backbone in model.backbones().values():
+        for tower in backbone.towers():
+            for distance, block in enumerate(reversed(tower)):
+                rate = train.backbone_lr * train.layer_decay**distance
+                rates |= {id(parameter): rate for parameter in parameters_of(block)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            rate = train.backbone_lr if id(parameter) in in_backbones else train.lr
             decay = train.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
+            groups.setdefault((rates.get(id(parameter), train.lr), decay), []).append(parameter)
     if not groups:
         raise ConfigError("nothing to train: every parameter of the model is frozen")
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}

@@ -12,10 +12,17 @@ import pandas as pd
 from PIL import Image
 
 from vg_utils.checkpoints import find_checkpoint, save_pickle
+from vg_utils.confidence import presence_outcomes
 from vg_utils.config import Config, ConfigError
 from vg_utils.data import DataError, GroundingExample, Report, load_examples, load_image
 from vg_utils.engine import fit
-from vg_utils.evaluation import ask, constant_answer, evaluate_model, results_of
+from vg_utils.evaluation import Evaluation, ask, constant_answer, evaluate_model, results_of
+from vg_utils.figures_confidence import (
+    prediction_items,
+    presence_histogram,
+    reliability_diagram,
+    risk_coverage_curve,
+)
 from vg_utils.files import write_atomically
 from vg_utils.loaders import load_split
 from vg_utils.metrics import breakdown
@@ -33,8 +40,15 @@ from vg_utils.visualize import (
 )
 
 DEFAULT_CHECKPOINT = "scenes/clip-hrnet"
-SCENES = {"images": 1500, "size": 160, "seed": 0}  # what `run --preset scenes` draws where nothing is yet
+FAST_SCENES = {"images": 40, "size": 160, "seed": 0}
+SCENES = {  # what `run --preset scenes` draws where nothing is yet
+    "images": 1600,
+    "size": 160,
+    "seed": 0,
+    "counts": {"val": 200, "test": 300, "novel": 100},
+}
 TABLE = ("mIoU", "95% interval", "Acc@0.5", "Acc@0.75", "Acc@0.9", "semantic", "category", "seconds")
+ALSO_PRINTED = ("proposal", "ece", "aurc", "presence", "n_absent")  # how keys of results start
 
 
 def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
@@ -59,11 +73,12 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
         "text-only": evaluate_run(out / "text-only", test, name, "test"),
         "constant-box": evaluate_constant(load_split(config, "train"), test, name, "test"),
     }
-    rows = {system: table for system, (table, _) in evaluated.items()}
-    results = {system: result for system, (_, result) in evaluated.items()}
-    save_pickle(out / "results.pkl", {"results": results, "rows": rows})
+    results = {system: evaluation.results for system, evaluation in evaluated.items()}
+    rows = {system: evaluation.rows for system, evaluation in evaluated.items()}
+    absent = {system: e.absent for system, e in evaluated.items() if e.absent is not None}
+    save_pickle(out / "results.pkl", {"results": results, "rows": rows, "absent": absent})
     history = pd.read_pickle(out / "history.pkl")
-    draw_figures(out / "figures", rows[config.model.name], test, results[config.model.name], history, results)
+    draw_figures(out / "figures", evaluated[config.model.name], test, history, results)
     print(f"\n{name} test, {len(test)} pictures\n{results_table(results)}")
     print(f"\nfigures and results are in {out}; {time.perf_counter() - started:.0f} s in all")
     return results
@@ -73,10 +88,11 @@ def prepare_data(config: Config, fast: bool = False) -> None:
     """See to it that the run's data set is there: draw RefScenes, or download RefCOCOg."""
     root = Path(config.data.root)
     if config.preset == "scenes":
-        from vg_utils.data.scenes import write_scenes
+        from vg_utils.data.scenes import processes_of_a_program, write_scenes
 
         if not (root / "annotations" / "instances.json").exists():
-            write_scenes(root, **(SCENES | {"images": 40} if fast else SCENES))
+            wanted = FAST_SCENES if fast else SCENES
+            write_scenes(root, **wanted, processes=processes_of_a_program(wanted["images"]))
     elif not any((root / place).exists() for place in ("annotations", "instances.json")):
         from vg_utils.data.download import prepare_refcocog
 
@@ -85,7 +101,7 @@ def prepare_data(config: Config, fast: bool = False) -> None:
 
 def evaluate_run(
     checkpoint: str | Path, examples: Sequence[GroundingExample], dataset: str, split: str, workers: int = 0
-) -> tuple[pd.DataFrame, dict]:
+) -> Evaluation:
     """Rows and results of a checkpoint."""
     grounder = Grounder.load(checkpoint)
     return evaluate_model(
@@ -95,11 +111,12 @@ def evaluate_run(
 
 def evaluate_constant(
     chosen_on: Sequence[GroundingExample], examples: Sequence[GroundingExample], dataset: str, split: str
-) -> tuple[pd.DataFrame, dict]:
+) -> Evaluation:
     """Rows and results of the box that is best on `chosen_on`, which should not be what is scored."""
     started = time.perf_counter()
     rows = ask(constant_answer(fit_constant_box(chosen_on)), examples)
-    return rows, results_of(rows, "constant-box", dataset, split, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Evaluation(rows, results_of(rows, "constant-box", dataset, split, seconds))
 
 
 def evaluate_checkpoint(
@@ -131,24 +148,26 @@ def evaluate_checkpoint(
     name = dataset_name(data)
     if blind:
         chosen_on = _choosing_split(data, split, partition)
-        rows, results = evaluate_constant(chosen_on, examples, name, split)
+        evaluation = evaluate_constant(chosen_on, examples, name, split)
     elif checkpoint == "detector-clip":
         from vg_utils.models.detector_clip import build_detector_clip
 
-        rows, results = build_detector_clip(config.model, default_device()).evaluate(examples, name, split)
+        detector = build_detector_clip(config.model, default_device())
+        evaluation = Evaluation(*detector.evaluate(examples, name, split))
     else:
-        rows, results = evaluate_run(checkpoint, examples, name, split, workers=2)
+        evaluation = evaluate_run(checkpoint, examples, name, split, workers=2)
+    rows, results, _ = evaluation
     if json_path:
         text = json.dumps(results, indent=2) + "\n"
         write_atomically(Path(json_path), text.encode())
     if figures:
-        draw_figures(Path(figures), rows, examples, results)
+        draw_figures(Path(figures), evaluation, examples)
     refs = rows["ref_id"].nunique()
     print(f"{name} {split}: {results['n_images']} pictures, {refs} refs, {len(rows)} expressions")
     print(results_table({results["model"]: results}))
-    for name in ("note", *(key for key in results if key.startswith("proposal"))):
-        if name in results:
-            print(f"{name}: {results[name]}")
+    for name, value in results.items():
+        if name == "note" or name.startswith(ALSO_PRINTED):
+            print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
     return results
 
 
@@ -164,30 +183,44 @@ def _choosing_split(data: str, split: str, partition: str | None) -> list[Ground
 
 
 def ground_image(
-    image: str | Path, phrases: Sequence[str], checkpoint: str | None = None, out: str | None = None
+    image: str | Path,
+    phrases: Sequence[str],
+    checkpoint: str | None = None,
+    out: str | None = None,
+    threshold: float | None = None,
 ) -> list[Prediction]:
-    """Boxes of phrases in one picture, drawn into the file `out` if one is named."""
+    """Boxes of phrases in one picture, drawn into the file `out` if one is named.
+
+    Args:
+        threshold: in the figure a phrase whose presence is below it has no box and is "not found".
+
+    Raises:
+        ConfigError: a threshold that is no share, or for a model that says nothing about presence.
+    """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ConfigError(f"--threshold: expected a share in [0, 1], got {threshold}")
     picture = load_image(Path(image))
     grounder = Grounder.load(checkpoint or DEFAULT_CHECKPOINT)
+    if threshold is not None and not grounder.model.learns_presence:
+        raise ConfigError(
+            f"--threshold: expected a model that says how likely a phrase is to fit anything, such as "
+            f"dense-grounder; {grounder.config.model.name} gives a box for every phrase"
+        )
     predictions = grounder.set_image(picture).ground(phrases)
     if out:
-        items = [
-            {"image": picture, "phrase": p.phrase, "prediction_xyxy": p.box_xyxy, "score": p.score}
-            for p in predictions
-        ]
-        prediction_grid(items, columns=min(3, len(items)), path=out)
+        prediction_grid(prediction_items(picture, predictions, threshold), path=out)
     return predictions
 
 
 def draw_figures(
     folder: Path,
-    rows: pd.DataFrame,
+    evaluation: Evaluation,
     examples: Sequence[GroundingExample],
-    result: dict,
     history: Sequence[dict] = (),
     compared: dict[str, dict] | None = None,
 ) -> None:
     """Every figure of an evaluation, and of a training where its history comes along, into `folder`."""
+    rows, result, absent = evaluation
     images = {example.image_id: example.image for example in examples}
 
     def load(image_id: int) -> Image.Image:
@@ -200,6 +233,7 @@ def draw_figures(
     iou_histogram(rows, folder / "iou_histogram.png", f"{where}: IoU of {len(rows)} expressions")
     for by, table in breakdown(rows).items():
         breakdown_bars(table, by, folder / f"by_{by}.png", f"{where}: by {by}")
+    draw_confidence(folder, rows, absent, result, where)
     if history:
         title = f"{result['model']} on {result['dataset']}: training"
         training_curves(history, folder / "training_curves.png", title)
@@ -208,6 +242,22 @@ def draw_figures(
             f"{result['dataset']} {result['split']}: systems and blind baselines, 95% intervals over images"
         )
         compare_bars(compared, folder / "comparison.png", title)
+
+
+def draw_confidence(
+    folder: Path, rows: pd.DataFrame, absent: pd.DataFrame | None, result: dict, where: str
+) -> None:
+    """The figures of those numbers of `confidence.confidence_of` that the result has."""
+    if "ece" in result:
+        title = f"{where}: score against IoU"
+        reliability_diagram(rows["score"], rows["iou"], folder / "reliability.png", title)
+        risk_coverage_curve(rows, folder / "risk_coverage.png", f"{where}: risk and coverage")
+    if "presence_auroc" in result:
+        title = f"{where}: presence of {len(rows)} expressions and {len(absent)} absent phrases"
+        presence_histogram(rows["presence"], absent["presence"], folder / "presence.png", title)
+        title, names = f"{where}: presence against truth", ("presence", "share present")
+        path = folder / "presence_reliability.png"
+        reliability_diagram(*presence_outcomes(rows, absent), path, title, names)
 
 
 def results_table(results: dict[str, dict]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
 
-from vg_utils.boxes import boxes_to_image
+from vg_utils.boxes import boxes_to_image, boxes_to_model
 from vg_utils.checkpoints import find_checkpoint, load_best
 from vg_utils.config import Config
 from vg_utils.data.examples import DataError
@@ -28,18 +30,30 @@ class Prediction:
         phrase: as it was asked.
         box_xyxy: corners in pixels of the original picture, inside it.
         score: the model's confidence in [0, 1]; what it means is the model's (see its docstring).
+        presence: probability that the phrase fits anything in the picture; None where the model cannot say.
+        heatmap: float32 (H, W) in [0, 1], where the model sees what the phrase means; a coarse map of the
+            whole picture, without the letterbox's padding, H / W about as its sides. None where it has none.
+            Two predictions may be equal whatever their maps.
     """
 
     phrase: str
     box_xyxy: tuple[float, float, float, float]
     score: float
+    presence: float | None = None
+    heatmap: Tensor | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self) -> dict:
-        """Plain data for JSON."""
-        return asdict(self) | {
-            "box_xyxy": [round(v, 2) for v in self.box_xyxy],
-            "score": round(self.score, 4),
-        }
+        """Plain data for JSON: `phrase, box_xyxy, score`, and `presence` where it is known."""
+        corners = [round(v, 2) for v in self.box_xyxy]
+        plain = {"phrase": self.phrase, "box_xyxy": corners, "score": round(self.score, 4)}
+        return plain if self.presence is None else plain | {"presence": round(self.presence, 4)}
+
+    def is_found(self, threshold: float | None) -> bool:
+        """Whether the phrase is taken to fit something: its presence is not below the threshold.
+
+        Always where there is no threshold, or the model says nothing about presence.
+        """
+        return threshold is None or self.presence is None or self.presence >= threshold
 
 
 def default_device() -> torch.device:
@@ -118,7 +132,25 @@ class Grounder:
         boxes = outputs["boxes_cxcywh"].float().cpu()
         boxes = boxes_to_image(boxes, self._letterbox, self.config.model.image_size, self._size_wh)
         scores = outputs["score"].float().tolist()
+        unknown = [None] * len(phrases)
+        presence = outputs["presence"].float().tolist() if "presence" in outputs else unknown
+        heatmaps = self._of_picture(outputs["heatmap"]) if "heatmap" in outputs else unknown
         return [
-            Prediction(phrase, tuple(box), score)
-            for phrase, box, score in zip(phrases, boxes.tolist(), scores, strict=True)
+            Prediction(phrase, tuple(box), *rest)
+            for phrase, box, *rest in zip(phrases, boxes.tolist(), scores, presence, heatmaps, strict=True)
         ]
+
+    def _of_picture(self, maps: Tensor) -> Tensor:
+        """(N, G, G) maps of the model's square -> float32 (N, H, W) of the picture in it, on the CPU.
+
+        Sampled where the cells of the smaller map are (bilinear): the picture's edges seldom are cells'.
+        """
+        corners = torch.tensor([[0.0, 0.0, *self._size_wh]])
+        picture = boxes_to_model(corners, self._letterbox, self.config.model.image_size)[0]
+        x, y, width, height = picture.tolist()  # shares of the square
+        rows, columns = (max(1, round(maps.shape[-1] * side)) for side in (height, width))
+        # torch counts the square's places from -1 to 1
+        placed = torch.tensor([[[width, 0.0, 2 * x - 1], [0.0, height, 2 * y - 1]]])
+        places = F.affine_grid(placed, [1, 1, rows, columns], align_corners=False)  # (1, rows, columns, 2)
+        maps = maps.float().cpu()[None]  # the phrases are the channels of one picture
+        return F.grid_sample(maps, places, padding_mode="border", align_corners=False)[0].clamp(0, 1)

@@ -99,8 +99,10 @@ def draw_boxes(
     prediction_xyxy: Sequence[float] | None = None,
     iou: float | None = None,
     score: float | None = None,
+    presence: float | None = None,
+    note: str = "",
 ) -> None:
-    """Draw a picture with its true and its predicted box; the phrase, IoU and score are the title.
+    """Draw a picture with its true and its predicted box; the phrase, a note and the numbers are the title.
 
     Args:
         ax: where to; its axes count pixels of the picture.
@@ -108,6 +110,8 @@ def draw_boxes(
         truth_xyxy: corners in pixels of the picture, or None; likewise `prediction_xyxy`.
         iou: of the two boxes, in [0, 1], or None.
         score: the model's confidence, or None.
+        presence: the probability that the phrase fits anything, or None.
+        note: before the numbers: "not found".
     """
     width, height = image.size
     shown = image.convert("RGB")
@@ -124,11 +128,12 @@ def draw_boxes(
             outline = [patheffects.withStroke(linewidth=4, foreground="#111111")]
             style = {"edgecolor": color, "linewidth": 2.2, "path_effects": outline, "clip_on": False}
             ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, zorder=3, **style))
-    numbers = [f"{name} {value:.2f}" for name, value in (("IoU", iou), ("score", score)) if pd.notna(value)]
+    numbers = (("IoU", iou), ("score", score), ("presence", presence))
+    notes = [note] * bool(note) + [f"{name} {value:.2f}" for name, value in numbers if pd.notna(value)]
     # A letter of 9 pt takes 5.2 points; the layout, made later, widens panels to about 1.2 times the present.
     letters = max(16, int(1.2 * ax.get_position().width * ax.figure.get_figwidth() * 72 / 5.2))
     phrase = textwrap.fill(printable(phrase), letters, max_lines=3, placeholder=" …")
-    lines = filter(None, (phrase, "   ".join(numbers)))
+    lines = filter(None, (phrase, "   ".join(notes)))
     title = ax.set_title("\n".join(lines), fontsize=9, fontfamily="DejaVu Sans", color=INK)
     title.set_parse_math(False)  # the caller's axes may have come without STYLE
 
@@ -141,7 +146,7 @@ def prediction_grid(
 
     Args:
         items: dicts with `image`, `phrase` and, each optional or None, `truth_xyxy`, `prediction_xyxy`,
-            `iou`, `score`: the arguments of `draw_boxes`.
+            `iou`, `score`, `presence`, `note`: the arguments of `draw_boxes`.
         columns: panels in a row.
 
     Raises:
@@ -149,11 +154,8 @@ def prediction_grid(
     """
     if not items:
         raise ValueError("expected at least one prediction to draw, got none")
-    columns, width, title_height = (
-        min(columns, len(items)),
-        3.2,
-        0.5,
-    )  # width and height in inches, of a panel
+    columns = min(columns, len(items))
+    width, title_height = 3.2, 0.5  # inches, of a panel
     shapes = [np.clip(item["image"].height / item["image"].width, 1 / 8, 1.4) for item in items]
     # A row is as high as its tallest picture, so that rows of landscape pictures leave no gap.
     starts = range(0, len(items), columns)
@@ -164,12 +166,13 @@ def prediction_grid(
         ax.set_axis_off()
     for ax, item in zip(axes.flat, items, strict=False):
         draw_boxes(ax, **item)
-    handles = []
-    for label, color in (("truth", TRUTH_COLOR), ("prediction", PREDICTION_COLOR)):
-        if any(item.get(f"{label}_xyxy") is not None for item in items):
-            handles.append(Patch(facecolor=color, edgecolor="#111111", linewidth=0.8, label=label))
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    return _finish(figure, title, path)
+    colors = {"truth": TRUTH_COLOR, "prediction": PREDICTION_COLOR}
+    shown = [label for label in colors if any(item.get(f"{label}_xyxy") is not None for item in items)]
+    swatch = {"edgecolor": "#111111", "linewidth": 0.8}
+    handles = [Patch(facecolor=colors[label], label=label, **swatch) for label in shown]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return finish(figure, title, path)
 
 
 def sample_rows(rows: pd.DataFrame, k: int = 9, seed: int = 0) -> pd.DataFrame:
@@ -242,7 +245,7 @@ def training_curves(history: Sequence[Mapping], path: PathLike = None, title: st
             ax.set_title(note if "miou" in lines else "")
         if ax.get_legend_handles_labels()[0]:
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-    return _finish(figure, title, path)
+    return finish(figure, title, path)
 
 
 @mpl.rc_context(STYLE)
@@ -260,7 +263,7 @@ def iou_histogram(rows: pd.DataFrame, path: PathLike = None, title: str = "") ->
     ax.set(xlim=(0, 1), xlabel="IoU of prediction and truth", ylabel=f"expressions (% of {len(iou):,})")
     ax.grid(axis="y", linewidth=0.8)
     figure.legend(loc="outside lower center", ncols=2)
-    return _finish(figure, title, path)
+    return finish(figure, title, path)
 
 
 @mpl.rc_context(STYLE)
@@ -280,7 +283,7 @@ def breakdown_bars(table: pd.DataFrame, by: str, path: PathLike = None, title: s
     ax.set_yticks(places, [f"{printable(group)}   (n = {n:,})" for group, n in groups])
     ax.set(xlim=(0, 1), xlabel="share in [0, 1]")
     ax.set_title(f"by {printable(by)}", loc="left")  # upright it would be longer than a chart of few bars
-    return _finish(figure, title, path, ax)
+    return finish(figure, title, path, ax)
 
 
 @mpl.rc_context(STYLE)
@@ -309,14 +312,14 @@ def compare_bars(results: Mapping[str, Mapping], path: PathLike = None, title: s
             ax.text(end + 0.01, place, text, va="center", fontsize=8)
     ax.set(xlim=(0, 1.06), xlabel="share in [0, 1]; whiskers: 95% interval over images")
     ax.set_yticks(middle, [textwrap.fill(printable(name), 28) for name in results])
-    return _finish(figure, title, path, ax)
+    return finish(figure, title, path, ax)
 
 
 def _bars(ax: Axes, places, values, errors, height: float, color: str, label: str) -> None:
     ax.barh(places, values, height, xerr=errors, color=color, label=label, ecolor=INK, capsize=2.5)
 
 
-def _finish(figure: Figure, title: str, path: PathLike, bars: Axes | None = None) -> Figure:
+def finish(figure: Figure, title: str, path: PathLike, bars: Axes | None = None) -> Figure:
     """Title, what bar charts have in common (legend below, first bar on top), and the file."""
     if bars is not None:
         bars.invert_yaxis()
@@ -324,7 +327,7 @@ def _finish(figure: Figure, title: str, path: PathLike, bars: Axes | None = None
         bars.grid(axis="x", linewidth=0.8)
         bars.figure.legend(loc="outside lower center", ncols=4)
     if title:
-        letters = int(figure.get_figwidth() * 11)
+        letters = int(figure.get_figwidth() * 9.5)  # bold, of 11 pt
         figure.suptitle(textwrap.fill(printable(title), letters, max_lines=3, placeholder=" …"))
     if path is not None:
         save_figure(figure, path)

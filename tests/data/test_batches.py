@@ -11,7 +11,7 @@ from PIL import Image
 
 from vg_utils.boxes import boxes_to_image, boxes_to_model
 from vg_utils.data.batches import Batch, GroundingDataset, collate, make_loader
-from vg_utils.data.examples import DataError, Expression, GroundingExample
+from vg_utils.data.examples import AbsentPhrase, DataError, Expression, GroundingExample
 from vg_utils.data.text import tokenize
 from vg_utils.data.transforms import EvalTransform, TrainTransform
 
@@ -123,6 +123,76 @@ def test_to_moves_all_tensors_and_keeps_the_rest():
     assert batch.images.device.type == "cpu"
     assert batch.to("cpu").images.is_contiguous()
     assert batch.to("cpu", channels_last=True).images.is_contiguous(memory_format=torch.channels_last)
+
+
+# --- absent phrases ----------------------------------------------------------------------------
+
+
+def with_absent(count=6, number=3, text="gone from the left"):
+    """The same pictures, each with so many phrases that fit nothing, ids from 1000 on."""
+    return [
+        dataclasses.replace(
+            example,
+            absent=tuple(AbsentPhrase(text, 1000 + 10 * i + j) for j in range(number)),
+        )
+        for i, example in enumerate(make_examples(count))
+    ]
+
+
+def test_absent_phrases_come_after_the_expressions_with_boxes_of_zeros():
+    dataset = GroundingDataset(with_absent(2, 2), EvalTransform(SIZE), absent=None)
+    batch = collate([dataset[0], dataset[1]])
+    assert batch.image_index.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert batch.sent_ids == [0, 1000, 1001, 10, 11, 1010, 1011]
+    assert [text.startswith("gone") for text in batch.texts] == [False, True, True, False, False, True, True]
+    assert len(batch.tokens) == 7
+    absent = torch.tensor([text.startswith("gone") for text in batch.texts])
+    plain = collate([GroundingDataset(make_examples(2), EvalTransform(SIZE))[i] for i in range(2)])
+    for name in ("target_boxes_cxcywh", "target_boxes_xyxy"):
+        boxes = getattr(batch, name)
+        assert torch.equal(boxes[absent], torch.zeros(4, 4))
+        assert torch.equal(boxes[~absent], getattr(plain, name))
+
+
+@pytest.mark.parametrize("absent", [1, 2, 7, None])
+def test_views_are_the_same_with_absent_phrases(absent):
+    plain = train_set(6, max_expressions=2)
+    dataset = GroundingDataset(with_absent(), TrainTransform(SIZE), 0, 2, absent)
+    flipped = 0
+    for key in [(epoch, number) for epoch in range(6) for number in range(6)]:
+        expected, item = plain[key], dataset[key]
+        shown = len(expected.sent_ids)
+        assert torch.equal(item.view.image, expected.view.image)
+        assert torch.equal(item.view.letterbox, expected.view.letterbox)
+        assert torch.equal(item.view.boxes_xyxy[:shown], expected.view.boxes_xyxy)
+        assert item.view.texts[:shown] == expected.view.texts
+        assert item.sent_ids[:shown] == expected.sent_ids
+        assert len(item.sent_ids) - shown == min(3, absent or 3)
+        sides = {"right" in text for text in item.view.texts[shown:]}
+        assert len(sides) == 1, "all of them are swapped, or none"
+        flipped += sides.pop()
+    assert 0 < flipped < 36
+
+
+def test_absent_phrases_are_drawn_anew_in_each_epoch():
+    dataset = GroundingDataset(with_absent(), EvalTransform(SIZE), absent=1)
+    assert {dataset[(epoch, 0)].sent_ids[-1] for epoch in range(40)} == {1000, 1001, 1002}
+    assert GroundingDataset(with_absent(), EvalTransform(SIZE))[0].sent_ids == [0]
+    with pytest.raises(ValueError, match="absent of 0 or more"):
+        GroundingDataset(with_absent(), EvalTransform(SIZE), absent=-1)
+
+
+def test_an_absent_phrase_that_cannot_be_swapped_prevents_the_flip():
+    examples = with_absent(1, 1, "the sign that says left")
+    dataset = GroundingDataset(examples, TrainTransform(SIZE, flip=1.0), absent=None)
+    assert dataset[0].view.texts[-1] == "the sign that says left"
+    plain = GroundingDataset(make_examples(1), TrainTransform(SIZE, flip=0.0))
+    assert torch.equal(dataset[0].view.image, plain[0].view.image)
+
+
+def test_an_absent_phrase_has_words():
+    with pytest.raises(DataError, match=r"image 100, absent sentence 1000: expected a sentence, got ' '"):
+        with_absent(1, 1, " ")
 
 
 # --- loaders -----------------------------------------------------------------------------------

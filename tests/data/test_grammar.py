@@ -5,8 +5,10 @@ from random import Random
 
 import pytest
 
-from vg_utils.data.expressions import phrase
-from vg_utils.data.grammar import Facts, execute, mirror
+from vg_utils.data.expressions import FAMILIES, phrase
+from vg_utils.data.grammar import Facts, execute, fits_nothing, mirror
+from vg_utils.data.near_misses import exchanged, filters
+from vg_utils.data.sampling import HELD_OUT
 from vg_utils.data.scenes import make_scenes
 
 SIZES = ("small", "medium", "large")
@@ -39,8 +41,17 @@ class Reader:
 
     def one(self, program) -> int:
         found = self.read(program)
+        if not found:
+            raise LookupError(f"nothing is {program}")
         assert len(found) == 1, (program, found)
         return found.pop()
+
+    def finds_nothing(self, program) -> bool:
+        """Whether nothing fits, or what it leans on is not there, or the row is too short."""
+        try:
+            return not self.read(program)
+        except (LookupError, ValueError):  # ValueError: the most of none
+            return True
 
     def far(self, side, i) -> float:
         return {"left": -self.x[i], "right": self.x[i], "front": -self.depth[i], "back": self.depth[i]}[side]
@@ -93,6 +104,8 @@ class Reader:
                 ends = self.one(one), self.one(two)
             case "between pair", wanted, pair:
                 ends = tuple(self.all(pair))
+                if len(ends) < 2:
+                    raise LookupError(f"no two are {pair}")
                 assert len(ends) == 2
         return {i for i in self.all(wanted) - set(ends) if self.between(i, *ends)}
 
@@ -110,6 +123,71 @@ def test_mirrored_expressions_mean_the_same_object_of_the_mirrored_scene(scenes)
         sided += swapped != sentence["program"]
         assert execute(swapped, scene["facts"].mirrored()) == target
     assert sided > 50
+
+
+def absent(scenes: list[dict]):
+    """All phrases that fit nothing, each with its scene."""
+    return [(s, phrase) for s in scenes for phrase in s["absent"]]
+
+
+def test_every_absent_phrase_fits_nothing(scenes):
+    for scene, written in absent(scenes):
+        assert fits_nothing(written["program"], scene["facts"])
+        assert execute(written["program"], scene["facts"]) is None
+        assert Reader(scene).finds_nothing(written["program"]), written
+
+
+def test_mirrored_absent_phrases_fit_nothing_in_the_mirrored_scene(scenes):
+    sided = 0
+    for scene, written in absent(scenes):
+        swapped = mirror(written["program"])
+        sided += swapped != written["program"]
+        assert fits_nothing(swapped, scene["facts"].mirrored())
+        text = phrase(written["program"], Random(0))
+        assert phrase(swapped, Random(0)) == swap_words(text)
+    assert sided > 50
+
+
+def test_true_and_disputable_phrases_do_not_fit_nothing(scenes):
+    for scene, _, sentence in sentences(scenes):
+        assert not fits_nothing(sentence["program"], scene["facts"])
+
+
+def differences(one, other) -> int:
+    """How many words of two programs differ."""
+    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
+        return sum(differences(a, b) for a, b in zip(one, other, strict=True))
+    return int(one != other)
+
+
+def test_one_thing_is_changed():
+    made_from = ("relation", "left", (("shape", "cube"),), ("only", (("color", "red"),)))
+    changes = list(exchanged(made_from))
+    assert [len(change) for change in changes] == [3, 3, 7]  # relations, shapes, colours
+    assert all(differences(made_from, other) == 1 for change in changes for _, other in change)
+
+
+def test_absent_phrases_are_made_like_the_others(scenes):
+    found = absent(scenes)
+    assert len(found) == 2 * len(scenes)
+    assert {written["family"] for _, written in found} == set(FAMILIES)
+    assert all(4 <= len(written["text"].split()) <= 16 for _, written in found)
+    for scene in scenes:
+        assert all(0 <= written["of"] < len(scene["objects"]) for written in scene["absent"])
+        assert len({written["program"] for written in scene["absent"]}) == 2
+
+
+def test_pairs_that_are_held_out_do_not_say_that_a_phrase_is_absent(scenes):
+    def pairs(program):
+        return [(dict(wanted).get("color"), dict(wanted).get("shape")) for wanted in filters(program)]
+
+    for _, written in absent(scenes):
+        assert HELD_OUT.isdisjoint(pairs(written["program"]))
+    novel = make_scenes("novel", 0, 40, size=64, seed=11, device="cpu", draw=False)[1]
+    heads = {pairs(written["program"])[0] for _, written in absent(novel)}
+    assert all(None in pair or pair in HELD_OUT for pair in heads)
+    assert not HELD_OUT.isdisjoint(heads)
+    assert {len(scene["absent"]) for scene in novel} == {1, 2}
 
 
 def swap_words(text: str) -> str:
@@ -176,3 +254,37 @@ CUBE = (("shape", "cube"),)
 )
 def test_meaning(program, of, expected):
     assert execute(program, of) == expected
+
+
+RED_LEFT = ("relation", "left", CUBE, ("only", (("color", "red"),)))
+LARGE = (("size", "large"),)
+
+
+@pytest.mark.parametrize(
+    ("program", "of", "expected"),
+    [
+        (("only", (("color", "blue"),)), facts([0.1, 0.5]), True),
+        (("only", CUBE), facts([0.1, 0.5]), False),  # several fit
+        (("extreme", "left", CUBE), facts([0.1, 0.15]), False),  # disputable
+        (("extreme", "left", CUBE), facts([0.1]), False),  # an odd way to put it, but there is one
+        (("zone", "left", CUBE), facts([0.45]), False),  # disputable
+        (("zone", "left", CUBE), facts([0.6]), True),
+        (("order", 3, "left", CUBE), facts([0.1, 0.9]), True),
+        (("order", 2, "left", CUBE), facts([0.1, 0.9]), False),  # no row, but a second one
+        (("only", LARGE), facts([0.1], size=["small"]), True),
+        (("only", LARGE), facts([0.1], size=["medium"]), False),  # a step off, which the eye may mistake
+        (("except", CUBE, "size", "small"), facts([0.1], size=["small"]), False),
+        (("except", CUBE, "color", "red"), facts([0.1, 0.5]), True),
+        (RED_LEFT, facts([0.5]), True),  # there is only the anchor
+        (("relation", "left", CUBE, ("only", (("color", "blue"),))), facts([0.5, 0.7]), True),  # no anchor
+        (RED_LEFT, facts([0.5, 0.7]), False),  # two anchors
+        (("nearest", CUBE, ("only", (("color", "blue"),))), facts([0.5, 0.7]), True),
+        (("relation", "left", CUBE, ("extreme", "left", CUBE)), facts([0.2, 0.5]), True),
+        (("relation", "behind", CUBE, ("extreme", "left", CUBE)), facts([0.2, 0.5], depth=[0, 0.4]), False),
+        (("relation", "behind", CUBE, ("extreme", "left", CUBE)), facts([0.2, 0.5], depth=[0, -0.4]), True),
+        (("between pair", CUBE, LARGE), facts([0.2, 0.5, 0.8], size=["small", "large", "small"]), True),
+        (("between pair", CUBE, CUBE), facts([0.2, 0.5, 0.8]), False),  # which two?
+    ],
+)
+def test_fitting_nothing(program, of, expected):
+    assert fits_nothing(program, of) == expected

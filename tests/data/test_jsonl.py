@@ -46,6 +46,24 @@ def test_lines_become_examples(folder):
     assert (b.image_id, b.expressions[0].ref_id, b.expressions[0].sent_id) == (1, 2, 3)
 
 
+def test_phrases_that_fit_nothing(folder):
+    write_lines(folder / "train.jsonl", line() | {"absent": ["The  blue mug", "a cat"]}, line("photos/b.png"))
+    a, b = load_jsonl(folder, "train")
+    assert [phrase.text for phrase in a.absent] == ["the blue mug", "a cat"]
+    assert b.absent == ()
+    ids = [phrase.sent_id for example in (a, b) for phrase in (*example.expressions, *example.absent)]
+    assert ids == [0, 1, 2, 3]
+    write_jsonl(folder / "val.jsonl", [a, b])
+    assert [example.absent for example in load_jsonl(folder, "val")] == [a.absent, ()]
+
+
+@pytest.mark.parametrize("absent", ["a cat", [""], [3], None])
+def test_bad_phrases_that_fit_nothing(folder, absent):
+    write_lines(folder / "train.jsonl", line() | {"absent": absent})
+    with pytest.raises(DataError, match="line 1: expected a list of phrases under 'absent'"):
+        load_jsonl(folder, "train")
+
+
 def test_a_single_file_may_name_splits(folder):
     file = write_lines(
         folder / "own.jsonl",

@@ -14,7 +14,7 @@ from tests.data.samples import (
     small_set,
     write_set,
 )
-from vg_utils.data.examples import DataError, load_image
+from vg_utils.data.examples import AbsentPhrase, DataError, load_image
 from vg_utils.data.refer import corners, leakage, load_refer, splits
 from vg_utils.data.refer_files import read_refs, write_refer
 from vg_utils.data.report import BadRecord, Report
@@ -38,6 +38,49 @@ def test_joins_references_annotations_and_pictures(root):
     assert (man.family, car.family) == ("", "name")
     assert example.object_categories == ("person", "person", "car")
     assert example.object_boxes_xyxy[1] == (30.0, 5.0, 50.0, 35.0)
+
+
+def phrase(image_id: int, sent_id: int, text: str, split: str = "train") -> dict:
+    return {"image_id": image_id, "split": split, **sentence(sent_id, text)}
+
+
+def write_absent(root, *phrases) -> None:
+    (root / "annotations" / "absent(umd).p").write_bytes(pickle.dumps(list(phrases), protocol=2))
+
+
+def test_phrases_that_fit_nothing(root):
+    assert load_refer(root, "train")[0].absent == ()
+    write_absent(root, phrase(7, 90, "A  blue car"), phrase(8, 91, "a dog", "test"))
+    assert load_refer(root, "train")[0].absent == (AbsentPhrase("a blue car", 90),)
+    assert load_refer(root, "test")[0].absent == (AbsentPhrase("a dog", 91),)
+    assert load_refer(root, "val")[0].absent == ()
+    assert splits(root)["train"]["sentences"] == 3, "they are no references"
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (phrase(77, 90, "a dog"), "absent phrase of an unknown image"),
+        (phrase(8, 90, "a dog"), "absent phrase of an unknown image"),  # of another split
+        (phrase(7, 90, " "), "empty sentence"),
+        (phrase(7, 1, "a dog"), "duplicate sent_id"),
+    ],
+)
+def test_bad_phrases_that_fit_nothing(root, bad, reason):
+    write_absent(root, bad, phrase(7, 92, "a cat"))
+    with pytest.raises(BadRecord, match=reason):
+        load_refer(root, "train")
+    report = Report()
+    (example,) = load_refer(root, "train", strict=False, report=report)
+    assert report.counts == {reason: 1}
+    assert [phrase.text for phrase in example.absent] == ["a cat"]
+
+
+def test_damaged_files_of_phrases_that_fit_nothing(root):
+    for content, message in ((Report, "refused the global"), ({}, "got dict"), ([{"sent": "a"}], "sent_id")):
+        (root / "annotations" / "absent(umd).p").write_bytes(pickle.dumps(content))
+        with pytest.raises(DataError, match=message):
+            load_refer(root, "train")
 
 
 def test_non_ascii_text_and_overhanging_box(root):

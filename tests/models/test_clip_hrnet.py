@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from vg_utils.boxes import paired_iou, to_xyxy
-from vg_utils.config import ClipConfig, ClipHRNetConfig, HRNetConfig, ModelConfig, random_init
+from vg_utils.config import ClipConfig, ClipHRNetConfig, HRNetConfig, ModelConfig
 from vg_utils.config import Config as Settings
 from vg_utils.data.text import tokenize
 from vg_utils.models import build_model
+from vg_utils.presets import random_init
 
 SIZE = 64
 PHRASES = ["the red cube", "the cone on the left", "a dog", "the sphere behind the small blue cylinder"]
@@ -223,7 +224,7 @@ def test_sizes_come_from_the_config():
     assert model.box_head[0].out_features == 50
     dropouts = [part.p for part in model.modules() if isinstance(part, nn.Dropout) and part.p]
     assert dropouts == [0.3, 0.3, 0.3]  # before the heads and in each
-    assert small(huber_weight=2.0, score_weight=0.5).loss_weights == {"huber": 2.0, "score": 0.5}
+    assert small(box_weight=2.0, score_weight=0.5).loss_weights == {"huber": 2.0, "score": 0.5}
 
 
 @pytest.mark.parametrize("size", [32, 96, 160])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
 from vg_utils.boxes import to_xyxy
-from vg_utils.config import ClipConfig, ClipRPNConfig, Config, ConfigError, ModelConfig, TrainConfig, preset
+from vg_utils.config import ClipConfig, ClipRPNConfig, Config, ConfigError, ModelConfig, TrainConfig
 from vg_utils.data.batches import GroundingDataset, collate
 from vg_utils.data.examples import Expression, GroundingExample
 from vg_utils.data.text import tokenize
@@ -25,6 +25,7 @@ from vg_utils.models.clip_rpn import AttentionFusion, ConcatFusion
 from vg_utils.models.proposals import ProposalNetwork
 from vg_utils.optim import make_optimizer, make_scheduler
 from vg_utils.predictor import Grounder
+from vg_utils.presets import preset
 
 NAMES = ("clip-rpn-concat", "clip-rpn-attention")
 VARIANTS = (("clip-rpn-concat", "pooled"), ("clip-rpn-attention", "pooled"), ("clip-rpn-attention", "tokens"))
@@ -277,7 +278,7 @@ def test_overfits_a_batch_and_leaves_the_trunk_alone(name, attend_to, examples):
     assert "proposals_cxcywh" not in outputs
     after = model.clip.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
-    rows, val_loss = predict_rows(model, examples, [batch], size, "cpu")
+    rows, val_loss, _ = predict_rows(model, examples, [batch], size, "cpu")
     summary = summarise(rows)
     assert summary["miou"] > 0.8
     assert val_loss < 0.2
@@ -355,7 +356,7 @@ def test_recall_of_proposals_in_original_pixels(examples):
         "proposals_cxcywh": torch.cat([wrong, right, torch.zeros(1, 1, 4)], dim=1),
     }
     model.forward = lambda *_: canned
-    rows, _ = predict_rows(model, [example], [batch], 64, "cpu")
+    rows, _, _ = predict_rows(model, [example], [batch], 64, "cpu")
     assert rows["proposal_iou@1"].item() == rows["iou"].item() == 0
     assert rows["proposal_iou@5"].item() == pytest.approx(1, abs=1e-4)
     assert rows["proposal_iou@20"].item() == rows["proposal_iou@5"].item()

@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vg_utils.data.examples import DataError, Expression, GroundingExample, load_image
+from vg_utils.data.examples import AbsentPhrase, DataError, Expression, GroundingExample, load_image
 from vg_utils.data.report import Report
 
-__all__ = ["DataError", "Expression", "GroundingExample", "Report", "load_examples", "load_image"]
+__all__ = [
+    "AbsentPhrase",
+    "DataError",
+    "Expression",
+    "GroundingExample",
+    "Report",
+    "load_examples",
+    "load_image",
+]
 
 
 def load_examples(

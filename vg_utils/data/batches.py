@@ -24,10 +24,14 @@ from vg_utils.data.transforms import EvalTransform, TrainTransform, View
 __all__ = ["Batch", "EpochSampler", "GroundingDataset", "GroundingLoader", "Item", "collate", "make_loader"]
 
 SHUFFLE_STREAM = 2**32  # in an item's place, no item's number: the stream of random numbers for the order
+ABSENT_STREAM = 1  # after an item's numbers: another stream, so that its view is the same with absent phrases
 
 
 class Item(NamedTuple):
-    """One example after its transform: the view, and who it is."""
+    """One example after its transform: the view, and who it is.
+
+    Absent phrases come after the expressions, with boxes of zeros.
+    """
 
     view: View
     image_id: int
@@ -36,14 +40,18 @@ class Item(NamedTuple):
 
 @dataclass
 class Batch:
-    """B pictures and their N expressions.
+    """B pictures and their N phrases: expressions and, if asked for, phrases that fit nothing.
+
+    A target box of four zeros means "fits nothing in the picture", here and everywhere in this project. The
+    rows of a picture are its expressions, then its absent phrases.
 
     Attributes:
         images: uint8 (B, 3, S, S), RGB; the model normalises them.
         tokens: int64 (N, L), CLIP's, padding 0, cut to the longest phrase of the batch.
-        image_index: int64 (N,), expression i refers into image `image_index[i]`. Never decreasing.
-        target_boxes_cxcywh: float32 (N, 4) in [0, 1] of the square input.
-        target_boxes_xyxy: float32 (N, 4) in pixels of the original picture (of the mirrored one if flipped).
+        image_index: int64 (N,), phrase i is asked of image `image_index[i]`. Never decreasing.
+        target_boxes_cxcywh: float32 (N, 4) in [0, 1] of the square input; zeros where the phrase is absent.
+        target_boxes_xyxy: float32 (N, 4) in pixels of the original picture (of the mirrored one if flipped);
+            zeros where the phrase is absent.
         letterboxes: float32 (B, 4), see `boxes.letterbox`.
         sizes_wh: int64 (B, 2), width and height of the original pictures.
         image_ids, sent_ids, texts: B, N and N of them.
@@ -96,6 +104,9 @@ class GroundingDataset(Dataset):
         seed: of all randomness, with the epoch and the number.
         max_expressions: of a picture with more, so many are drawn anew in each epoch; None keeps all, as
             evaluation needs.
+        absent: how many of a picture's phrases that fit nothing go into its item: 0 none, k at most k, drawn
+            anew in each epoch, None all, as evaluation needs. Pictures, boxes and expressions are the same
+            whatever it is, but for pictures that are not mirrored because an absent phrase cannot be.
     """
 
     def __init__(
@@ -104,13 +115,17 @@ class GroundingDataset(Dataset):
         transform: TrainTransform | EvalTransform,
         seed: int = 0,
         max_expressions: int | None = None,
+        absent: int | None = 0,
     ) -> None:
         if max_expressions is not None and max_expressions < 1:
             raise ValueError(f"expected max_expressions of 1 or more, or None, got {max_expressions}")
+        if absent is not None and absent < 0:
+            raise ValueError(f"expected absent of 0 or more, or None, got {absent}")
         self.examples = examples
         self.transform = transform
         self.seed = seed
         self.max_expressions = max_expressions
+        self.absent = absent
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -129,18 +144,21 @@ class GroundingDataset(Dataset):
         epoch, number = index if isinstance(index, tuple) else (self.epoch, index)
         example = self.examples[number]
         generator = _generator(self.seed, epoch, number)
-        expressions = example.expressions
-        if self.max_expressions is not None and len(expressions) > self.max_expressions:
-            drawn = torch.randperm(len(expressions), generator=generator)[: self.max_expressions]
-            expressions = [expressions[i] for i in drawn.sort().values.tolist()]
+        expressions = _some(example.expressions, self.max_expressions, generator)
+        absent = _some(example.absent, self.absent, _generator(self.seed, epoch, number, ABSENT_STREAM))
+        phrases = [*expressions, *absent]
         boxes_xyxy = torch.tensor([e.box_xyxy for e in expressions], dtype=torch.float32)
-        view = self.transform(example.image, boxes_xyxy, [e.text for e in expressions], generator)
+        # The transform keeps boxes in sight and swaps words: it sees the boxes there are, and every text.
+        view = self.transform(example.image, boxes_xyxy, [phrase.text for phrase in phrases], generator)
         if view.size_wh != tuple(example.size_wh):  # else every box of it would be silently wrong
             raise DataError(
                 f"image {example.image_id} ({example.image}): expected a picture of {example.size_wh} "
                 f"pixels (width, height) as its record states, got {view.size_wh}"
             )
-        return Item(view, example.image_id, [e.sent_id for e in expressions])
+        with_zeros = torch.cat([view.boxes_xyxy, torch.zeros(len(absent), 4)])
+        return Item(
+            view._replace(boxes_xyxy=with_zeros), example.image_id, [phrase.sent_id for phrase in phrases]
+        )
 
 
 class EpochSampler(Sampler):
@@ -177,7 +195,7 @@ class GroundingLoader(DataLoader):
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """One batch of B items, with their expressions one after the other."""
+    """One batch of B items, with their phrases one after the other."""
     views = [item.view for item in items]
     images = torch.stack([view.image for view in views])  # (B, 3, S, S)
     letterboxes = torch.stack([view.letterbox for view in views])  # (B, 4)
@@ -185,11 +203,13 @@ def collate(items: Sequence[Item]) -> Batch:
     counts = torch.tensor([len(view.texts) for view in views])  # (B,)
     image_index = torch.arange(len(views)).repeat_interleave(counts)  # (N,)
     texts = [text for view in views for text in view.texts]
+    boxes_cxcywh = boxes_to_model(boxes_xyxy, letterboxes[image_index], images.shape[-1])
+    fits = boxes_xyxy.any(dim=1, keepdim=True)  # (N, 1): a letterbox would move the zeros of absent phrases
     return Batch(
         images=images,
         tokens=tokenize(texts, trim=True),
         image_index=image_index,
-        target_boxes_cxcywh=boxes_to_model(boxes_xyxy, letterboxes[image_index], images.shape[-1]),
+        target_boxes_cxcywh=torch.where(fits, boxes_cxcywh, 0.0),
         target_boxes_xyxy=boxes_xyxy,
         letterboxes=letterboxes,
         sizes_wh=torch.tensor([view.size_wh for view in views]),
@@ -230,6 +250,31 @@ def make_loader(
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
     )
+
+
+def whole_batch_loader(
+    dataset: Dataset, batch_images: int, shuffle: bool, seed: int = 0, drop_last: bool = False
+) -> GroundingLoader:
+    """Batches in the order of `make_loader`, of a data set whose `__getitems__` gives a batch at once.
+
+    Its pictures are at hand, as features or decoded, so that no process has to prepare them.
+    """
+    sampler = EpochSampler(dataset, shuffle, seed)
+    return GroundingLoader(
+        dataset, batch_size=batch_images, sampler=sampler, collate_fn=_as_it_is, drop_last=drop_last
+    )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _some(phrases: Sequence, most: int | None, generator: torch.Generator) -> Sequence:
+    """At most so many of the phrases, in their order; all of them (None) need no random number."""
+    if most is None or len(phrases) <= most:
+        return phrases
+    drawn = torch.randperm(len(phrases), generator=generator)[:most]
+    return [phrases[i] for i in drawn.sort().values.tolist()]
 
 
 def _generator(*key: int) -> torch.Generator:

@@ -44,8 +44,23 @@ class Expression:
 
 
 @dataclass(frozen=True, slots=True)
+class AbsentPhrase:
+    """One phrase that fits nothing in its picture.
+
+    Attributes:
+        text: the cleaned sentence, never empty.
+        sent_id: id of the sentence, unique in its data set, among those of expressions too.
+        family: kind of phrase, as for an expression.
+    """
+
+    text: str
+    sent_id: int
+    family: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GroundingExample:
-    """One picture and all its expressions.
+    """One picture, all its expressions, and phrases that fit nothing in it.
 
     Attributes:
         image: path of the picture, or the picture itself.
@@ -54,6 +69,7 @@ class GroundingExample:
         size_wh: width and height of the original picture in pixels.
         object_boxes_xyxy: every annotated object of the picture, referred to or not (may be empty).
         object_categories: their category names, in the same order.
+        absent: what fits nothing in the picture (may be empty; only some data sets have such phrases).
 
     Raises:
         DataError: an empty sentence, a box that is not four finite numbers, has no area or leaves the picture
@@ -66,6 +82,7 @@ class GroundingExample:
     size_wh: tuple[int, int]
     object_boxes_xyxy: tuple[tuple[float, float, float, float], ...] = ()
     object_categories: tuple[str, ...] = ()
+    absent: tuple[AbsentPhrase, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"image {self.image_id}"
@@ -78,6 +95,11 @@ class GroundingExample:
             )
         for expression in self.expressions:
             check_expression(expression, self.size_wh, where)
+        for phrase in self.absent:
+            if not phrase.text.strip():
+                raise DataError(
+                    f"{where}, absent sentence {phrase.sent_id}: expected a sentence, got {phrase.text!r}"
+                )
 
 
 def check_expression(expression: Expression, size_wh: tuple[int, int], where: str) -> None:

@@ -3,9 +3,10 @@
     {"image": "photos/desk.jpg", "expressions": [{"text": "the red mug", "box_xyxy": [12, 40, 96, 150]}]}
 
 The path of a picture is relative to the file. A box is corners (x1, y1, x2, y2) in pixels of the picture as
-it is stored, before any rotation that its EXIF data asks for. `category` may stand beside `text`. A folder
-holds `train.jsonl`, `val.jsonl`, `test.jsonl`; a single file may name each line's `"split"`, and a line that
-names none belongs to every split.
+it is stored, before any rotation that its EXIF data asks for. `category` may stand beside `text`, and beside
+`expressions` may stand `"absent": ["the blue mug"]`, phrases that fit nothing in the picture. A folder holds
+`train.jsonl`, `val.jsonl`, `test.jsonl`; a single file may name each line's `"split"`, and a line that names
+none belongs to every split.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from typing import Any
 
 from PIL import Image
 
-from vg_utils.data.examples import DataError, Expression, GroundingExample, check_box, clip_box
+from vg_utils.data.examples import (
+    AbsentPhrase,
+    DataError,
+    Expression,
+    GroundingExample,
+    check_box,
+    clip_box,
+)
 from vg_utils.data.refer_files import Record, require_keys
 from vg_utils.data.report import BadRecord, Report
 from vg_utils.data.text import clean_text
@@ -34,7 +42,7 @@ def load_jsonl(
 ) -> list[GroundingExample]:
     """Read one split of a `.jsonl` file, or of a folder with a file for each split.
 
-    Ids are given in the order of the file: `image_id` counts lines, `sent_id` expressions and `ref_id` the
+    Ids are given in the order of the file: `image_id` counts lines, `sent_id` phrases and `ref_id` the
     different boxes of each picture (two expressions with the same box refer to the same object).
 
     Args:
@@ -127,8 +135,17 @@ class _Reader:
             Expression(text, box, next(self._sent_ids), ref_of[box], category)
             for text, box, category in parsed
         )
+        absent = tuple(AbsentPhrase(text, next(self._sent_ids)) for text in _absent(record, where))
         boxes, categories = tuple(category_of), tuple(category_of.values())
-        return GroundingExample(picture, image_id, expressions, size_wh, boxes, categories)
+        return GroundingExample(picture, image_id, expressions, size_wh, boxes, categories, absent)
+
+
+def _absent(record: Record, where: str) -> list[str]:
+    """The phrases that fit nothing in the picture, of a line that may name none."""
+    texts = record.get("absent", [])
+    if not isinstance(texts, list) or not all(isinstance(text, str) and clean_text(text) for text in texts):
+        raise DataError(f"{where}: expected a list of phrases under 'absent', got {texts!r}")
+    return [clean_text(text) for text in texts]
 
 
 def _size_wh(picture: Path, where: str) -> tuple[int, int]:
@@ -174,4 +191,5 @@ def _line(example: GroundingExample, folder: Path) -> Record:
     expressions = [
         {"text": e.text, "box_xyxy": list(e.box_xyxy), "category": e.category} for e in example.expressions
     ]
-    return {"image": Path(os.path.relpath(example.image, folder)).as_posix(), "expressions": expressions}
+    line = {"image": Path(os.path.relpath(example.image, folder)).as_posix(), "expressions": expressions}
+    return line | ({"absent": [phrase.text for phrase in example.absent]} if example.absent else {})

@@ -2,7 +2,8 @@
 
 A folder holds `annotations/instances.json` (COCO's annotations) and `annotations/refs(PARTITION).p` (the
 references: which sentences name which annotation), or the files directly; the pictures lie in `images/`,
-`train2014/` or the folder itself. RefScenes is written in the same layout, so this is the one reader.
+`train2014/` or the folder itself. RefScenes is written in the same layout, so this is the one reader; its
+`absent(PARTITION).p` holds phrases that fit nothing in their picture.
 
 RefCOCOg has two partitions. `umd` (Nagaraja et al., 2016) is the default: no picture is in two of its splits.
 `google` (Mao et al., 2016) splits objects, not pictures, so its train and val share pictures; see `leakage`.
@@ -13,12 +14,19 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vg_utils.data.examples import DataError, Expression, GroundingExample, check_box, clip_box
+from vg_utils.data.examples import (
+    AbsentPhrase,
+    DataError,
+    Expression,
+    GroundingExample,
+    check_box,
+    clip_box,
+)
 from vg_utils.data.refer_files import (
     IMAGE_FOLDERS,
     Record,
@@ -27,6 +35,7 @@ from vg_utils.data.refer_files import (
     find_picture,
     leakage,
     picture_name,
+    read_absent,
     read_instances,
     read_refs,
     require_keys,
@@ -75,6 +84,7 @@ def load_refer(
         split,
         [Path(root) / name for name in IMAGE_FOLDERS],
         source=str(refs_path),
+        absent=read_absent(folder / f"absent({partition}).p"),
         strict=strict,
         require_images=require_images,
         report=report,
@@ -100,6 +110,7 @@ def build_examples(
     image_folders: Sequence[Path],
     *,
     source: str,
+    absent: Sequence[Record] = (),
     strict: bool = True,
     require_images: bool = True,
     report: Report | None = None,
@@ -112,6 +123,7 @@ def build_examples(
         split: the split wanted.
         image_folders: where to look for the pictures, in this order.
         source: name of the references in error messages.
+        absent: as `read_absent` gives it, all splits of the partition.
         strict, require_images, report: see `load_refer`.
     """
     report = Report() if report is None else report
@@ -125,7 +137,8 @@ def build_examples(
         raise DataError(f"{source}: expected the split {split!r}, found: {found}")
 
     index = _build_index(instances, refs, strict, report)
-    builder = _Builder(index, image_folders, source, strict, require_images, report)
+    fitting_nothing = _absent_by_image(absent, split, by_image, source, strict, report)
+    builder = _Builder(index, fitting_nothing, image_folders, source, strict, require_images, report)
     examples = [builder.example(image_id, by_image[image_id]) for image_id in sorted(by_image)]
     if report.total > left_out_before:
         logger.warning("%s, split %s: %s", source, split, report)
@@ -143,6 +156,29 @@ def _without_duplicates(
             continue
         seen.add(record[key])
         yield record
+
+
+def _absent_by_image(
+    absent: Iterable[Record],
+    split: str,
+    image_ids: Container[int],
+    source: str,
+    strict: bool,
+    report: Report,
+) -> dict[int, list[Record]]:
+    """The split's absent phrases by picture; one of a picture that no reference is about is a bad record."""
+    by_image: dict[int, list[Record]] = defaultdict(list)
+    for phrase in absent:
+        image_id = phrase["image_id"]
+        if phrase["split"] != split:
+            continue
+        if image_id in image_ids:
+            by_image[image_id].append(phrase)
+        else:
+            where = f"{source}, absent sentence {phrase['sent_id']}"
+            message = f"{where}: expected an image with references in the split {split!r}, got {image_id}"
+            report.handle(BadRecord("absent phrase of an unknown image", message), strict)
+    return by_image
 
 
 def _build_index(instances: Record, refs: Sequence[Record], strict: bool, report: Report) -> _Index:
@@ -171,6 +207,7 @@ class _Builder:
     """Turns the references of one picture into an example; faults go to `report`, or up when strict."""
 
     index: _Index
+    absent: dict[int, list[Record]]
     image_folders: Sequence[Path]
     source: str
     strict: bool
@@ -198,6 +235,7 @@ class _Builder:
             size_wh=size_wh,
             object_boxes_xyxy=tuple(box for box, _ in objects),
             object_categories=tuple(category for _, category in objects),
+            absent=tuple(self._absent(image_id, where)),
         )
 
     def _image_record(self, image_id: int, where: str) -> Record:
@@ -235,6 +273,15 @@ class _Builder:
                 continue
             family = sentence.get("family", "")  # RefScenes' files say of what kind a sentence is
             yield Expression(text, box_xyxy, sent_id, ref["ref_id"], category, family, distractors)
+
+    def _absent(self, image_id: int, where: str) -> Iterable[AbsentPhrase]:
+        for phrase in self.absent.get(image_id, ()):
+            try:
+                text, sent_id = self._sentence(phrase, f"{where}, absent")
+            except BadRecord as error:
+                self.report.handle(error, self.strict)
+                continue
+            yield AbsentPhrase(text, sent_id, phrase.get("family", ""))
 
     def _annotation(self, ref: Record, where: str) -> Record:
         annotation = self.index.annotations.get(ref["ann_id"])

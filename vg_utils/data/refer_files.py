@@ -73,18 +73,43 @@ def read_refs(path: Path) -> list[Record]:
     Raises:
         DataError: the file is missing or damaged, names a global, or is not a list of references.
     """
-    try:
-        with path.open("rb") as file:
-            refs = _PlainUnpickler(file, path).load()
-    except DataError:
-        raise
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise DataError(f"{path}: expected a pickled list of references, got: {error!r}") from error
-    if not isinstance(refs, list):
-        raise DataError(f"{path}: expected a pickled list of references, got {type(refs).__name__}")
+    refs = _read_pickled(path, "references")
     for position, ref in enumerate(refs):
         _check_ref(ref, f"{path}, entry {position}")
     return refs
+
+
+def read_absent(path: Path) -> list[Record]:
+    """`absent(PARTITION).p`, phrases that fit nothing in their picture; an empty list if there is no file.
+
+    Only RefScenes has such a file. It is read as `read_refs` reads its own.
+
+    Raises:
+        DataError: the file is damaged, names a global, or is not a list of such phrases.
+    """
+    if not path.is_file():
+        return []
+    phrases = _read_pickled(path, "absent phrases")
+    for position, phrase in enumerate(phrases):
+        where = f"{path}, entry {position}"
+        require_keys(phrase, ("image_id", "split", "sent_id", "sent"), where)
+        if not all(isinstance(phrase[key], int) for key in ("image_id", "sent_id")):
+            raise DataError(f"{where}: expected whole numbers as image_id, sent_id, got {phrase}")
+    return phrases
+
+
+def _read_pickled(path: Path, what: str) -> list:
+    """A pickled list of plain data; `what` names its content in error messages."""
+    try:
+        with path.open("rb") as file:
+            found = _PlainUnpickler(file, path).load()
+    except DataError:
+        raise
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise DataError(f"{path}: expected a pickled list of {what}, got: {error!r}") from error
+    if not isinstance(found, list):
+        raise DataError(f"{path}: expected a pickled list of {what}, got {type(found).__name__}")
+    return found
 
 
 def _check_ref(ref: Any, where: str) -> None:
@@ -110,11 +135,23 @@ class _PlainUnpickler(pickle.Unpickler):
         raise DataError(f"{self._path}: expected plain data, refused the persistent id {pid!r}")
 
 
-def write_refer(root: str | Path, partition: str, instances: Record, refs: Sequence[Record]) -> Path:
-    """Write `instances.json` and `refs(PARTITION).p` into `root/annotations`; return that folder."""
+def write_refer(
+    root: str | Path,
+    partition: str,
+    instances: Record,
+    refs: Sequence[Record],
+    absent: Sequence[Record] = (),
+) -> Path:
+    """Write `instances.json` and `refs(PARTITION).p` into `root/annotations`; return that folder.
+
+    Phrases that fit nothing go to `absent(PARTITION).p`, if there are any: readers of RefCOCOg's files, which
+    know no such phrases, do not look there.
+    """
     folder = Path(root) / "annotations"
     folder.mkdir(parents=True, exist_ok=True)
-    # instances.json is what a reader looks for first, so it comes last: it stands for a complete pair.
+    # instances.json is what a reader looks for first, so it comes last: it stands for a complete set.
+    if absent:
+        write_atomically(folder / f"absent({partition}).p", pickle.dumps(list(absent), protocol=2))
     write_atomically(folder / f"refs({partition}).p", pickle.dumps(list(refs), protocol=2))
     write_atomically(folder / "instances.json", json.dumps(instances).encode())
     return folder

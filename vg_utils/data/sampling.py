@@ -67,6 +67,11 @@ MAX_COVER = (
     0.5  # share of a solid's rectangle that a nearer one may cover; what can really be seen is measured later
 )
 
+# Referred solids of a picture: how many, and how often. Val, test and novel are as RefCOCOg is; a picture of
+# train has more to learn from, and costs no more to draw.
+REFS = {"train": {2: 0.05, 3: 0.25, 4: 0.70}}
+REFS_ELSEWHERE = {1: 0.2, 2: 0.8}
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -205,13 +210,14 @@ def fits(
     return True
 
 
-def plan_scenes(seed: str, indices: range, novel: bool, device: str) -> list[Plan]:
+def plan_scenes(seed: str, indices: range, split: str, device: str) -> list[Plan]:
     """Sample scenes until each shows enough of its solids and something can be said about it.
 
     Args:
         seed: of everything; a scene depends on it and on its own index.
         indices: which scenes.
-        novel: refer to solids of `HELD_OUT` pairs only; otherwise none is in the picture.
+        split: `train` speaks of more solids than the others; `novel` speaks of solids of `HELD_OUT` pairs
+            only, and the others show none.
         device: where to look at them.
     """
     chance = {index: Random(f"{seed}/{index}") for index in indices}
@@ -220,7 +226,7 @@ def plan_scenes(seed: str, indices: range, novel: bool, device: str) -> list[Pla
         scenes: dict[int, Scene] = {}
         for index in chance.keys() - plans.keys():
             while index not in scenes:
-                if scene := sample_scene(chance[index], novel):
+                if scene := sample_scene(chance[index], split == "novel"):
                     scenes[index] = scene
         scenes = without_hidden(scenes, device)
         if not scenes:
@@ -230,7 +236,7 @@ def plan_scenes(seed: str, indices: range, novel: bool, device: str) -> list[Pla
         rows = iter((boxes / FACTS_SIZE).tolist())
         for index, scene in scenes.items():
             facts = tell(scene, [next(rows) for _ in scene.solids])
-            if refs := refer(facts, chance[index], novel):
+            if refs := refer(facts, chance[index], split):
                 plans[index] = Plan(scene, facts, refs)
     return [plans[index] for index in indices]
 
@@ -265,14 +271,12 @@ def tell(scene: Scene, boxes_xyxy: list[list[float]]) -> Facts:
     )
 
 
-def refer(facts: Facts, random: Random, novel: bool) -> list[tuple[int, list[tuple[str, tuple, str]]]]:
-    """One or two solids, rather such as have a double of their shape, with one to three sentences each."""
-    shapes = [looks["shape"] for looks in facts.looks]
-    free = {i: 1.0 if shapes.count(shape) > 1 else 0.7 for i, shape in enumerate(shapes)}
-    if novel:
-        free = {i: w for i, w in free.items() if (facts.looks[i]["color"], shapes[i]) in HELD_OUT}
+def refer(facts: Facts, random: Random, split: str) -> list[tuple[int, list[tuple[str, tuple, str]]]]:
+    """Some solids, as many as the split's pictures have, with one to three sentences each."""
+    free = may_refer(facts, split == "novel")
+    weights = REFS.get(split, REFS_ELSEWHERE)
     refs = []
-    wanted = random.choices((1, 2), (0.2, 0.8))[0]
+    wanted = random.choices(tuple(weights), tuple(weights.values()))[0]
     while free and len(refs) < wanted:
         target = random.choices(tuple(free), tuple(free.values()))[0]
         del free[target]
@@ -284,3 +288,12 @@ def refer(facts: Facts, random: Random, novel: bool) -> list[tuple[int, list[tup
         if sentences:
             refs.append((target, sentences))
     return refs
+
+
+def may_refer(facts: Facts, novel: bool) -> dict[int, float]:
+    """The solids to speak of, with weights: rather such as have a double of their shape."""
+    shapes = [looks["shape"] for looks in facts.looks]
+    free = {i: 1.0 if shapes.count(shape) > 1 else 0.7 for i, shape in enumerate(shapes)}
+    if novel:
+        free = {i: w for i, w in free.items() if (facts.looks[i]["color"], shapes[i]) in HELD_OUT}
+    return free

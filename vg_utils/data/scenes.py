@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
+from random import Random
 
 import torch
 from PIL import Image
@@ -20,16 +24,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vg_utils.data.examples import DataError
-from vg_utils.data.grammar import ATTRIBUTES
-from vg_utils.data.raycast import SHAPES, stack_scenes
+from vg_utils.data.grammar import ATTRIBUTES, Facts
+from vg_utils.data.near_misses import write_absent
+from vg_utils.data.raycast import stack_scenes
 from vg_utils.data.refer_files import picture_name, write_refer
 from vg_utils.data.render import look, render, visible_boxes
 from vg_utils.data.sampling import plan_scenes
+from vg_utils.data.scene_records import Records
 from vg_utils.files import write_atomically
 
-VERSION = 1  # raise it whenever the same seed gives other pictures or sentences
+VERSION = 2  # raise it whenever the same seed gives other pictures or sentences
 SPLITS = ("train", "val", "test", "novel")
 JPEG_QUALITY = 92
+BATCH_ON_CPU, BATCH_ON_GPU = 8, 128  # scenes that are drawn together
+FEW_ON_CPU = 400  # fewer pictures are drawn before the processes have started
+FEW_PICTURES = 5_000  # are drawn before processes have started
+MOST_PROCESSES = 14  # beyond, they wait for the GPU
+GPU_BYTES = 1e9, 400  # that a process takes: for itself, and for each pixel of the pictures of a batch
 
 
 def make_scenes(
@@ -55,8 +66,10 @@ def make_scenes(
     Returns:
         images: uint8 (count, 3, size, size) RGB on `device`, None without `draw`.
         scenes: one dict each, with `split`, `index`, `facts`, `objects` (dicts of `shape`, `color`,
-            `material`, `size`, `box_xywh` and `area`, of the visible pixels) and `refs` (dicts of
-            `object`, an index, and `sentences`, dicts of `text`, `family` and `program`).
+            `material`, `size`, `box_xywh` and `area`, of the visible pixels), `refs` (dicts of
+            `object`, an index, and `sentences`, dicts of `text`, `family` and `program`) and `absent` (dicts
+            of `text`, `family`, `program` and `of`, the index of the solid that it was true of until one
+            thing was changed): what fits nothing in the picture.
 
     Raises:
         ValueError: an unknown split, a negative start, or a size below 32.
@@ -66,9 +79,8 @@ def make_scenes(
     if start < 0 or count < 1 or size < 32:
         raise ValueError(f"expected start >= 0, count >= 1, size >= 32, got {start}, {count}, {size}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    plans = plan_scenes(
-        f"RefScenes {VERSION}/{seed}/{split}", range(start, start + count), split == "novel", device
-    )
+    seeds = f"RefScenes {VERSION}/{seed}/{split}"
+    plans = plan_scenes(seeds, range(start, start + count), split, device)
     batch = stack_scenes([plan.scene for plan in plans], device)
     images, ids = render(batch, size) if draw else (None, look(batch, size)[0])
     boxes, pixels = visible_boxes(batch, ids)
@@ -85,8 +97,25 @@ def make_scenes(
             {"object": i, "sentences": [{"text": t, "family": f, "program": p} for f, p, t in sentences]}
             for i, sentences in plan.refs
         ]
-        scenes.append({"split": split, "index": index, "facts": plan.facts, "objects": objects, "refs": refs})
+        scenes.append(
+            {
+                "split": split,
+                "index": index,
+                "facts": plan.facts,
+                "objects": objects,
+                "refs": refs,
+                "absent": absent_phrases(plan.facts, f"{seeds}/{index}/absent", split),
+            }
+        )
     return images, scenes
+
+
+def absent_phrases(facts: Facts, seed: str, split: str) -> list[dict]:
+    """Phrases that fit nothing in the picture, drawn with a seed of their own, so that refs do not change."""
+    random = Random(seed)
+    count = 2 if split == "train" else random.choice((1, 2))
+    phrases = write_absent(facts, random, count, split == "novel")
+    return [{"text": t, "family": f, "program": p, "of": i} for i, f, p, t in phrases]
 
 
 def write_scenes(
@@ -96,6 +125,8 @@ def write_scenes(
     seed: int = 0,
     device: str | None = None,
     progress: bool = True,
+    counts: dict[str, int] | None = None,
+    processes: int | None = None,
 ) -> Path:
     """Write RefScenes in RefCOCOg's layout: `images` pictures of train, a fifth each of the others.
 
@@ -108,17 +139,28 @@ def write_scenes(
         seed: of everything.
         device: where to draw; None takes a GPU if there is one.
         progress: show a bar.
+        counts: pictures of other splits, such as `{"val": 2000, "test": 4000}`, where a fifth is not wanted.
+        processes: how many draw at once, beside this one; 0 draws in threads of this one. None takes several
+            for a large set on a GPU, where the planning, in Python, is what takes time. The files are the
+            same. New processes import the script that calls this: it needs `if __name__ == "__main__":`.
 
     Returns:
         `root`.
 
     Raises:
         DataError: bad numbers, or `root` holds other data (the message says which, and what to do).
+        RuntimeError: a process died.
     """
     root = Path(root)
     if images < 1 or size < 32:
         raise DataError(f"expected images >= 1 and size >= 32, got images={images}, size={size}")
+    fifths = {split: images if split == "train" else max(1, images // 5) for split in SPLITS}
+    counts = fifths | (counts or {})
+    if counts.keys() != fifths.keys() or counts["train"] != images or min(counts.values()) < 1:
+        others = ", ".join(SPLITS[1:])
+        raise DataError(f"expected counts of {others}, each 1 or more, besides images={images}, got {counts}")
     made_with = {"images": images, "size": size, "seed": seed, "version": VERSION}
+    made_with |= {"counts": counts} if counts != fifths else {}
     marker = root / "refscenes.json"
     check_folder(root, marker, made_with)
     if (root / "annotations" / "instances.json").is_file():  # written last
@@ -137,12 +179,14 @@ def write_scenes(
         **made_with,
     }
     records = Records(info, size)
-    counts = {split: images if split == "train" else max(1, images // 5) for split in SPLITS}
-    with tqdm(total=sum(counts.values()), desc="RefScenes", unit="img", disable=not progress) as bar:
-        for first_id, scenes in draw_all(root / "images", counts, size, seed, device):
+    total = sum(counts.values())
+    if processes is None:
+        processes = useful_processes(device, total, size)
+    with tqdm(total=total, desc="RefScenes", unit="img", disable=not progress) as bar:
+        for first_id, scenes in draw_all(root / "images", counts, size, seed, device, processes):
             records.add(first_id, scenes)
             bar.update(len(scenes))
-    write_refer(root, "umd", records.instances, records.refs)
+    write_refer(root, "umd", records.instances, records.refs, records.absent())
     return root
 
 
@@ -157,106 +201,80 @@ def check_folder(root: Path, marker: Path, made_with: dict) -> None:
         raise DataError(f"{root}: expected a folder without data, found annotations or images; {ways_out}")
 
 
+def processes_of_a_program(pictures: int) -> int | None:
+    """What a program that may start processes gives `write_scenes`: on a CPU, one a core for a large set.
+
+    Half of the time that a picture takes there is planning, in Python, where threads wait for each other.
+    """
+    if torch.cuda.is_available() or pictures < FEW_ON_CPU:
+        return None
+    return os.cpu_count()
+
+
+def useful_processes(device: str, pictures: int, size: int) -> int:
+    """How many processes draw that many pictures soonest; 0 where threads do, or starting takes longer.
+
+    On a GPU planning in Python holds the drawing up. An H200 with 16 cores draws 160 scenes of 224 pixels a
+    second in threads, 580 in 8 processes and 700 in 14, and then it is the GPU that is busy.
+    """
+    cores = os.cpu_count() or 1
+    if torch.device(device).type != "cuda" or cores <= 4 or pictures < FEW_PICTURES:
+        return 0
+    process, pixel = GPU_BYTES
+    memory = torch.cuda.get_device_properties(device).total_memory
+    room = int(0.5 * memory / (process + pixel * BATCH_ON_GPU * size**2))
+    processes = min(cores - 2, MOST_PROCESSES, room)
+    return processes if processes > 1 else 0
+
+
 def draw_all(
-    folder: Path, counts: dict[str, int], size: int, seed: int, device: str
-) -> Iterator[tuple[int, list]]:
+    folder: Path, counts: dict[str, int], size: int, seed: int, device: str, processes: int = 0
+) -> Iterator[tuple[int, list[dict]]]:
     """Write the missing pictures; yield the first picture's id and the scenes of each batch, in order."""
     on_cpu = torch.device(device).type == "cpu"
-    step = 8 if on_cpu else 128
+    step = BATCH_ON_CPU if on_cpu else BATCH_ON_GPU
     jobs, first_id = [], 1
     for split, count in counts.items():
         jobs += [(split, i, min(step, count - i), first_id + i) for i in range(0, count, step)]
         first_id += count
 
-    def work(job: tuple[str, int, int, int]) -> tuple[int, list]:
-        if on_cpu:
-            torch.set_num_threads(
-                1
-            )  # of this thread: small tensors gain more from pictures drawn side by side
-        split, start, count, image_id = job
-        paths = [folder / picture_name(image_id + i) for i in range(count)]
-        missing = [i for i, path in enumerate(paths) if not path.is_file()]
-        pictures, scenes = make_scenes(split, start, count, size, seed, device, draw=bool(missing))
-        pixels = pictures.permute(0, 2, 3, 1).cpu().numpy() if missing else None
-        for i in missing:
-            file = io.BytesIO()
-            Image.fromarray(pixels[i]).save(file, "JPEG", quality=JPEG_QUALITY)
-            write_atomically(paths[i], file.getvalue())
-        return image_id, scenes
-
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(max_workers=threads if on_cpu else min(4, os.cpu_count() or 1))
+    if processes:
+        spawn = multiprocessing.get_context("spawn")  # a forked process cannot use the GPU
+        pool = ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,))
+    else:
+        pool = ThreadPoolExecutor(threads if on_cpu else min(4, os.cpu_count() or 1))
     try:
-        yield from pool.map(work, jobs)
+        yield from pool.map(partial(draw_batch, folder, size, seed, device), jobs)
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"one of {processes} processes that draw RefScenes died: it had too little memory, or the script "
+            'that called write_scenes lacks its `if __name__ == "__main__":`; processes=0 needs neither'
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 
-class Records:
-    """Collects `instances.json` and `refs(umd).p`, as builtins only."""
+def draw_batch(
+    folder: Path, size: int, seed: int, device: str, job: tuple[str, int, int, int]
+) -> tuple[int, list[dict]]:
+    """Write those pictures of one batch that are missing; its first picture's id and its scenes.
 
-    def __init__(self, info: dict, size: int) -> None:
-        self.size = size
-        self.refs: list[dict] = []
-        self.instances: dict = {
-            "info": info,
-            "licenses": [{"id": 1, "name": "generated, free to use", "url": ""}],
-            "images": [],
-            "annotations": [],
-            "categories": [{"supercategory": "solid", "id": i, "name": s} for i, s in enumerate(SHAPES, 1)],
-        }
-        self.sentences = 0
-
-    def add(self, first_id: int, scenes: list[dict]) -> None:
-        """Add the scenes, whose pictures have the ids from `first_id` on."""
-        for image_id, scene in enumerate(scenes, first_id):
-            picture = {
-                "id": image_id,
-                "file_name": picture_name(image_id),
-                "width": self.size,
-                "height": self.size,
-            }
-            self.instances["images"].append({**picture, "license": 1})
-            annotations = self.instances["annotations"]
-            first_annotation = len(annotations) + 1
-            for number, thing in enumerate(scene["objects"], first_annotation):
-                annotations.append(
-                    {
-                        "id": number,
-                        "image_id": image_id,
-                        "category_id": SHAPES.index(thing["shape"]) + 1,
-                        "bbox": thing["box_xywh"],
-                        "area": thing["area"],
-                        "iscrowd": 0,
-                        "segmentation": [],
-                        **{key: thing[key] for key in ("color", "material", "size")},
-                    }
-                )
-            for ref in scene["refs"]:
-                annotation = annotations[first_annotation - 1 + ref["object"]]
-                sentences = [self.sentence(sentence) for sentence in ref["sentences"]]
-                self.refs.append(
-                    {
-                        "ref_id": len(self.refs) + 1,
-                        "ann_id": annotation["id"],
-                        "image_id": image_id,
-                        "category_id": annotation["category_id"],
-                        "split": scene["split"],
-                        "file_name": picture_name(image_id)[:-4] + f"_{annotation['id']}.jpg",
-                        "sent_ids": [sentence["sent_id"] for sentence in sentences],
-                        "sentences": sentences,
-                    }
-                )
-
-    def sentence(self, written: dict) -> dict:
-        """One sentence in RefCOCOg's form, with its family."""
-        self.sentences += 1
-        text = written["text"]
-        return {
-            "tokens": text.split(),
-            "raw": text,
-            "sent": text,
-            "sent_id": self.sentences,
-            "family": written["family"],
-        }
+    Args:
+        folder, size, seed, device: see `write_scenes`; the folder is that of the pictures.
+        job: split, index of the first scene in it, number of scenes, id of the first picture.
+    """
+    if torch.device(device).type == "cpu":
+        # Of this thread only: small tensors gain more from pictures drawn side by side.
+        torch.set_num_threads(1)
+    split, start, count, image_id = job
+    paths = [folder / picture_name(image_id + i) for i in range(count)]
+    missing = [i for i, path in enumerate(paths) if not path.is_file()]
+    pictures, scenes = make_scenes(split, start, count, size, seed, device, draw=bool(missing))
+    pixels = pictures.permute(0, 2, 3, 1).cpu().numpy() if missing else None
+    for i in missing:
+        file = io.BytesIO()
+        Image.fromarray(pixels[i]).save(file, "JPEG", quality=JPEG_QUALITY)
+        write_atomically(paths[i], file.getvalue())
+    return image_id, scenes

@@ -127,5 +127,13 @@ def _tokenizer():  # an open_clip SimpleTokenizer
 def _token_ids(text: str) -> tuple[int, ...]:
     """Start, text and end tokens of one text, cut to `CONTEXT_LENGTH` with the end token kept."""
     tokenizer = _tokenizer()
-    ids = tokenizer.encode(text)[: CONTEXT_LENGTH - 2]
-    return (tokenizer.sot_token_id, *ids, tokenizer.eot_token_id)
+    if text.isascii() and "&" not in text:  # nothing to repair: its tokens are those of its words
+        ids = [token for word in text.split() for token in _word_ids(word)]
+    else:
+        ids = tokenizer.encode(text)
+    return (tokenizer.sot_token_id, *ids[: CONTEXT_LENGTH - 2], tokenizer.eot_token_id)
+
+
+@lru_cache(maxsize=100_000)
+def _word_ids(word: str) -> tuple[int, ...]:
+    return tuple(_tokenizer().encode(word))

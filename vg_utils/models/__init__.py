@@ -7,12 +7,16 @@ from vg_utils.models.base import GroundingModel
 from vg_utils.models.blind import TextOnly
 from vg_utils.models.clip_hrnet import ClipHRNet
 from vg_utils.models.clip_rpn import ClipRPNAttention, ClipRPNConcat
+from vg_utils.models.dense_grounder import DenseGrounder
+from vg_utils.models.transvg import TransVG
 
 MODELS: dict[str, type[GroundingModel]] = {
     "clip-hrnet": ClipHRNet,
     "clip-rpn-attention": ClipRPNAttention,
     "clip-rpn-concat": ClipRPNConcat,
+    "dense-grounder": DenseGrounder,
     "text-only": TextOnly,
+    "transvg": TransVG,
 }
 
 

@@ -9,7 +9,7 @@ import contextlib
 import copy
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +22,14 @@ from timm.models.hrnet import HighResolutionNetFeatures, cfg_cls
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vg_utils.config import ClipConfig, ConfigError, HRNetConfig, Tuning
+from vg_utils.config import ClipConfig, ConfigError, HRNetConfig
 from vg_utils.models.shipped import load_shipped
+from vg_utils.models.tuning import Tower, set_tuning
 
 open_clip.add_model_config(Path(__file__).parent / "configs")  # registers `scenes-rn`
 
 SCENES_HRNET = "scenes-hrnet"
+RESNET_STRIDES = (4, 8, 16, 32)  # of levels 1 to 4
 HRNET_STRIDE_16 = 3  # timm's index of the map with stride 16
 
 
@@ -42,6 +44,10 @@ class TextFeatures(NamedTuple):
     tokens: Tensor  # (N, L, text_width), after the last layer norm
     mask: Tensor  # (N, L) bool, True for real tokens, False for padding
 
+    def words(self) -> dict[str, Tensor]:
+        """The tokens and their mask as features; the mask as numbers: a cache pads them with zeros."""
+        return {"tokens": self.tokens, "mask": self.mask.float()}
+
 
 class ClipBackbone(nn.Module):
     """CLIP's two encoders.
@@ -51,26 +57,35 @@ class ClipBackbone(nn.Module):
         text_width: channels of the text tokens (512 for RN50).
         source: where the weights came from, the config's word for it.
         map_channels: channels of the last feature map (2048 for RN50).
-        stride: of that map, in input pixels.
+        stride: of that map, in input pixels (32 for RN50, 16 for ViT-B/16).
+        levels: channels and stride of the maps 1 to 4: the stages of a ResNet, or the ends of the quarters of
+            a ViT's blocks.
     """
-
-    stride = 32
 
     def __init__(self, config: ClipConfig, image_size: int) -> None:
         super().__init__()
-        self.clip = load_clip(config)
+        self.clip = load_clip(config, image_size)
         self.source = config.weights
         self.image_size = image_size
-        if not hasattr(self.clip.visual, "attnpool"):
-            raise ConfigError(f"model.clip.name: expected a CLIP with a ResNet, got {config.name!r}")
-        _resize_attention_pool(self.clip.visual.attnpool, image_size // self.stride)
-        self.embed_dim: int = self.clip.visual.output_dim
-        self.text_width: int = self.clip.positional_embedding.shape[1]
-        self.map_channels: int = self.clip.visual.attnpool.positional_embedding.shape[1]
         clip, visual = self.clip, self.clip.visual
-        set_tuning(clip.parameters(), config.text_tuning, last=self._last_of_text())
-        set_tuning(visual.parameters(), config.tuning, last=_parameters(visual.layer4, visual.attnpool))
-        clip.logit_scale.requires_grad_(False)  # of CLIP's own loss
+        self.is_resnet = hasattr(visual, "attnpool")
+        if not self.is_resnet and not hasattr(visual, "patch_size"):
+            raise ConfigError(f"model.clip.name: expected a CLIP with a ResNet or a ViT, got {config.name!r}")
+        self.stride = RESNET_STRIDES[-1] if self.is_resnet else visual.patch_size[0]
+        _resize_positions(visual.attnpool if self.is_resnet else visual, image_size // self.stride)
+        self.embed_dim: int = visual.output_dim
+        self.text_width: int = clip.positional_embedding.shape[1]
+        self.levels: dict[int, tuple[int, int]] = {}
+        for level, stride in enumerate(RESNET_STRIDES, 1):
+            if self.is_resnet:
+                self.levels[level] = (getattr(visual, f"layer{level}")[-1].conv3.out_channels, stride)
+            else:
+                self.levels[level] = (visual.positional_embedding.shape[1], self.stride)
+        self.map_channels: int = self.levels[4][0]
+        clip.requires_grad_(False)  # `logit_scale`, of CLIP's own loss, is in no tower
+        image, text = self.towers()
+        set_tuning(text, config.text_tuning, config.lora_rank)
+        set_tuning(image, config.tuning, config.lora_rank)
         self.register_buffer("mean", torch.tensor(OPENAI_DATASET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(OPENAI_DATASET_STD).view(1, 3, 1, 1), persistent=False)
 
@@ -79,16 +94,42 @@ class ClipBackbone(nn.Module):
         return self.clip.visual(normalise(images, self.mean, self.std))
 
     def encode_maps(self, images: Tensor, levels: tuple[int, ...] = (4,)) -> list[Tensor]:
-        """(B, 3, S, S) -> the maps of the named levels; 1 to 4 are strides 4, 8, 16, 32."""
+        """(B, 3, S, S) -> the maps of the named levels."""
         images = normalise(images, self.mean, self.std)
+        depth = 4 if self.is_resnet else len(self.clip.visual.transformer.resblocks)
+        indices = [level if self.is_resnet else level * depth // 4 - 1 for level in levels]
         features = self.clip.visual.forward_intermediates(
-            images, indices=list(levels), intermediates_only=True
+            images, indices=indices, stop_early=True, intermediates_only=True
         )
         return features["image_intermediates"]
 
-    def _last_of_text(self) -> list[nn.Parameter]:
-        clip = self.clip
-        return [*_parameters(clip.transformer.resblocks[-1], clip.ln_final), clip.text_projection]
+    def towers(self) -> tuple[Tower, Tower]:
+        """The image and the text encoder as blocks from input to output, see `vg_utils.models.tuning`."""
+        clip, v = self.clip, self.clip.visual
+        if self.is_resnet:
+            stem = [v.conv1, v.bn1, v.conv2, v.bn2, v.conv3, v.bn3]
+            image = [stem, [v.layer1], [v.layer2], [v.layer3], [v.layer4, v.attnpool]]
+        else:
+            *blocks, last = v.transformer.resblocks
+            stem = [v.conv1, v.class_embedding, v.positional_embedding, v.ln_pre]
+            image = [stem, *([block] for block in blocks), [last, v.ln_post, v.proj]]
+        *blocks, last = clip.transformer.resblocks
+        first = [clip.token_embedding, clip.positional_embedding]
+        text = [first, *([block] for block in blocks), [last, clip.ln_final, clip.text_projection]]
+        return image, text
+
+    def freeze_unused(self, levels: tuple[int, ...]) -> None:
+        """Train nothing of the image encoder that the maps of these levels do not pass through."""
+        visual = self.clip.visual
+        if self.is_resnet:
+            after = [getattr(visual, f"layer{level}") for level in range(max(levels) + 1, 5)]
+            unused = [*after, visual.attnpool]
+        else:
+            blocks = visual.transformer.resblocks
+            unused = [*blocks[max(levels) * len(blocks) // 4 :], visual.ln_post]
+            visual.proj.requires_grad_(False)
+        for module in unused:
+            module.requires_grad_(False)
 
     def encode_texts(self, tokens: Tensor) -> TextFeatures:
         """(N, L) int64 CLIP tokens, L up to 77 -> pooled and token features.
@@ -108,18 +149,25 @@ class HRNetBackbone(nn.Module):
 
     stride = 16
 
-    def __init__(self, config: HRNetConfig) -> None:
+    def __init__(self, config: HRNetConfig, image_size: int = 224) -> None:
         super().__init__()
-        self.net = load_hrnet(config)
+        self.net = load_hrnet(config, image_size)
         self.source = config.weights
         self.channels: int = self.net.feature_info.channels()[0]
-        last = [p for name, p in self.net.named_parameters() if name.startswith(("stage4", "incre_modules"))]
-        set_tuning(self.net.parameters(), config.tuning, last)
+        self.net.requires_grad_(False)
+        set_tuning(self.towers()[0], config.tuning)
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(normalise(images, self.mean, self.std))[0]
+
+    def towers(self) -> tuple[Tower]:
+        """Its blocks from input to output, see `vg_utils.models.tuning`."""
+        n = self.net
+        first = [[n.conv1, n.bn1, n.conv2, n.bn2, n.layer1], [n.transition1, n.stage2]]
+        last = [n.stage4, *([n.incre_modules] if n.incre_modules is not None else [])]  # ours has none
+        return ([*first, [n.transition2, n.stage3, n.transition3], last],)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -129,24 +177,10 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-def set_tuning(parameters: Iterable[nn.Parameter], tuning: Tuning, last: list[nn.Parameter]) -> None:
-    """Leave trainable nothing (`frozen`), the given parameters (`last`) or everything (`full`).
-
-    Goes through the parameters: `requires_grad = False` set on a Module freezes nothing.
-    """
-    for parameter in parameters:
-        parameter.requires_grad_(tuning == "full")
-    if tuning == "last":
-        for parameter in last:
-            parameter.requires_grad_(True)
-
-
-def _parameters(*modules: nn.Module) -> list[nn.Parameter]:
-    return [parameter for module in modules for parameter in module.parameters()]
-
-
-def load_clip(config: ClipConfig) -> nn.Module:
+def load_clip(config: ClipConfig, image_size: int = 224) -> nn.Module:
     """An open_clip CLIP with the weights that the config asks for, float32, on the CPU.
+
+    `image_size` matters to shipped weights alone, see `vg_utils.models.shipped`.
 
     Raises:
         ConfigError: no such model, or a model without QuickGELU for OpenAI's weights.
@@ -167,7 +201,7 @@ def load_clip(config: ClipConfig) -> nn.Module:
             with _root_logger_off():  # it would log the failure that is raised below
                 return open_clip.create_model(name, pretrained="openai")
         if weights == "shipped":
-            return load_shipped(_unwarned(name), name)
+            return load_shipped(_unwarned(name), name, image_size)
         if path.is_dir():
             return open_clip.create_model(f"local-dir:{path}", require_pretrained=True)
         if not path.is_file():
@@ -206,8 +240,10 @@ def _nothing(record: logging.LogRecord) -> bool:
     return False
 
 
-def load_hrnet(config: HRNetConfig) -> nn.Module:
+def load_hrnet(config: HRNetConfig, image_size: int = 224) -> nn.Module:
     """A timm HRNet that returns the stride-16 map, with the weights that the config asks for.
+
+    `image_size` matters to shipped weights alone, see `vg_utils.models.shipped`.
 
     Raises:
         ConfigError: no such model.
@@ -229,7 +265,7 @@ def load_hrnet(config: HRNetConfig) -> nn.Module:
         else:
             net = timm.create_model(config.name, features_only=True, **outputs)
         if config.weights == "shipped":
-            load_shipped(net, config.name)
+            load_shipped(net, config.name, image_size)
         elif config.weights != "random":
             _load_matching(net, Path(config.weights).expanduser())
         return net
@@ -272,13 +308,18 @@ def _ways_out(kind: str, name: str, weights: str, flag: str, error: Exception) -
     )
 
 
-def _resize_attention_pool(pool: nn.Module, side: int) -> None:
-    """Interpolate the positions (1 + s*s, C) of CLIP's attention pooling to another side, in place."""
-    positions = pool.positional_embedding.detach()
+def _resize_positions(module: nn.Module, side: int) -> None:
+    """Interpolate the positions (1 + s*s, C) of an attention pooling or a ViT to another side, in place."""
+    positions = module.positional_embedding.detach()
+    if len(positions) != 1 + side * side:
+        module.positional_embedding = nn.Parameter(resized_positions(positions, side).contiguous())
+
+
+def resized_positions(positions: Tensor, side: int) -> Tensor:
+    """Positions of a class token and of a square of places, interpolated: (1 + s*s, C) -> (1 + side^2, C)."""
     old = math.isqrt(len(positions) - 1)
     if old == side:
-        return
+        return positions
     grid = positions[1:].T.reshape(1, -1, old, old)
     grid = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
-    resized = torch.cat([positions[:1], grid.flatten(2)[0].T])  # (1 + side * side, C)
-    pool.positional_embedding = nn.Parameter(resized.contiguous())
+    return torch.cat([positions[:1], grid.flatten(2)[0].T])  # (1 + side * side, C)

@@ -17,9 +17,12 @@ class GroundingModel(nn.Module):
 
     Attributes:
         loss_weights: weight of each loss that `losses` names; they come from the config.
+        learns_presence: whether it also learns from phrases that fit nothing in the picture. Their rows
+            of true boxes are zeros, and `forward` returns `presence` (N,) in [0, 1].
     """
 
     loss_weights: dict[str, float]
+    learns_presence = False
 
     def encode_images(self, images: Tensor) -> Features:
         """(B, 3, S, S), uint8 or float in [0, 1], letterboxed -> tensors with first dimension B."""
@@ -41,9 +44,11 @@ class GroundingModel(nn.Module):
         """Named scalar losses, unweighted, of `forward`'s outputs against (N, 4) true boxes."""
         raise NotImplementedError
 
-    def predict(self, images: Tensor, tokens: Tensor, image_index: Tensor) -> Features:
-        """The three steps in a row."""
-        return self(self.encode_images(images), self.encode_texts(tokens), image_index)
+    def predict(self, images: Tensor | Features, texts: Tensor | Features, image_index: Tensor) -> Features:
+        """The three steps in a row, from pictures and tokens or, where a cache has them, their features."""
+        image_features = images if isinstance(images, dict) else self.encode_images(images)
+        text_features = texts if isinstance(texts, dict) else self.encode_texts(texts)
+        return self(image_features, text_features, image_index)
 
     def backbones(self) -> dict[str, nn.Module]:
         """The pretrained parts by name: they have their own learning rate, and may be frozen."""

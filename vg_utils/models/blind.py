@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vg_utils.boxes import paired_iou
 from vg_utils.config import ModelConfig
 from vg_utils.data.examples import GroundingExample
+from vg_utils.losses import box_loss_weights, box_losses
 from vg_utils.models.backbones import ClipBackbone
 from vg_utils.models.base import Features, GroundingModel
+from vg_utils.models.clip_hrnet import feed_forward
 
 
 def fit_constant_box(
@@ -50,15 +51,10 @@ class TextOnly(GroundingModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         head = config.clip_hrnet
-        self.loss_weights = {"huber": head.huber_weight}
-        self.huber_delta = head.huber_delta
+        self.box_loss, self.huber_delta = head.box_loss, head.huber_delta
+        self.loss_weights = box_loss_weights(head.box_loss, head.box_weight)
         self.clip = ClipBackbone(config.clip, config.image_size)
-        self.head = nn.Sequential(
-            nn.Linear(self.clip.embed_dim, head.hidden),
-            nn.ReLU(inplace=True),
-            nn.Dropout(head.dropout),
-            nn.Linear(head.hidden, 4),
-        )
+        self.head = feed_forward(self.clip.embed_dim, head.hidden, 4, head.dropout)
         for parameter in self.clip.clip.visual.parameters():  # never used, so never trained
             parameter.requires_grad_(False)
 
@@ -76,5 +72,4 @@ class TextOnly(GroundingModel):
         return {"boxes_cxcywh": boxes, "score": torch.full_like(boxes[:, 0], 0.5)}
 
     def losses(self, outputs: Features, target_boxes_cxcywh: Tensor) -> Features:
-        loss = F.huber_loss(outputs["boxes_cxcywh"], target_boxes_cxcywh, delta=self.huber_delta)
-        return {"huber": loss / self.huber_delta}
+        return box_losses(self.box_loss, outputs["boxes_cxcywh"], target_boxes_cxcywh, self.huber_delta)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from vg_utils.boxes import paired_iou, to_xyxy
 from vg_utils.config import ModelConfig
+from vg_utils.losses import box_and_score_losses, box_loss_weights
 from vg_utils.models.backbones import ClipBackbone, HRNetBackbone
 from vg_utils.models.base import Features, GroundingModel, per_expression
 
@@ -26,10 +25,10 @@ class ClipHRNet(GroundingModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         head = config.clip_hrnet
-        self.loss_weights = {"huber": head.huber_weight, "score": head.score_weight}
-        self.huber_delta = head.huber_delta
+        self.box_loss, self.huber_delta = head.box_loss, head.huber_delta
+        self.loss_weights = box_loss_weights(head.box_loss, head.box_weight) | {"score": head.score_weight}
         self.clip = ClipBackbone(config.clip, config.image_size)
-        self.hrnet = HRNetBackbone(config.hrnet)
+        self.hrnet = HRNetBackbone(config.hrnet, config.image_size)
         self.grid = config.image_size // self.hrnet.stride  # side G of the HRNet map
         self.project_image = _project(self.clip.embed_dim, head.clip_channels)
         self.project_text = _project(self.clip.embed_dim, head.clip_channels)
@@ -37,8 +36,8 @@ class ClipHRNet(GroundingModel):
         self.reduce = _reduce_to_vector(
             2 * head.clip_channels + head.hrnet_channels, head.fused_channels, self.grid, head.dropout
         )
-        self.box_head = _feed_forward(head.fused_channels, head.hidden, 4, head.dropout)
-        self.score_head = _feed_forward(head.fused_channels, head.hidden, 1, head.dropout)
+        self.box_head = feed_forward(head.fused_channels, head.hidden, 4, head.dropout)
+        self.score_head = feed_forward(head.fused_channels, head.hidden, 1, head.dropout)
 
     def backbones(self) -> dict[str, nn.Module]:
         return {"clip": self.clip, "hrnet": self.hrnet}
@@ -72,13 +71,7 @@ class ClipHRNet(GroundingModel):
         }
 
     def losses(self, outputs: Features, target_boxes_cxcywh: Tensor) -> Features:
-        boxes = outputs["boxes_cxcywh"]
-        iou = paired_iou(to_xyxy(boxes.detach()), to_xyxy(target_boxes_cxcywh))
-        return {
-            # divided by delta, so that the loss is the absolute error wherever it is large
-            "huber": F.huber_loss(boxes, target_boxes_cxcywh, delta=self.huber_delta) / self.huber_delta,
-            "score": F.mse_loss(outputs["score"], iou),
-        }
+        return box_and_score_losses(self.box_loss, outputs, target_boxes_cxcywh, self.huber_delta)
 
 
 def _project(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -110,7 +103,8 @@ def _reduce_to_vector(channels_in: int, channels: int, grid: int, dropout: float
     return nn.Sequential(*layers, nn.Dropout(dropout))
 
 
-def _feed_forward(size_in: int, hidden: int, size_out: int, dropout: float) -> nn.Sequential:
+def feed_forward(size_in: int, hidden: int, size_out: int, dropout: float) -> nn.Sequential:
+    """Two layers: (N, size_in) -> (N, size_out)."""
     return nn.Sequential(
         nn.Linear(size_in, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, size_out)
     )

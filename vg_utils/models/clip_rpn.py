@@ -117,8 +117,7 @@ class ClipRPN(GroundingModel):
         self.fusion = self.fusion_type(self.clip, head)
         self.proposals = ProposalNetwork(self.fusion.channels, config.image_size, self.clip.stride, head)
         self.reads_tokens = getattr(self.fusion, "attend_to", "pooled") == "tokens"
-        for parameter in self.clip.clip.visual.attnpool.parameters():  # never used, so never trained
-            parameter.requires_grad_(False)
+        self.clip.freeze_unused(levels=(4,))
         if self.reads_tokens:
             self.clip.clip.text_projection.requires_grad_(False)
 
@@ -132,8 +131,7 @@ class ClipRPN(GroundingModel):
         text = self.clip.encode_texts(tokens)
         if not self.reads_tokens:
             return {"pooled": F.normalize(text.pooled.float(), dim=1)}
-        # The mask is a number, 1 for a token, because a feature cache keeps numbers, filled up with zeros.
-        return {"tokens": text.tokens, "mask": text.mask.float()}
+        return text.words()
 
     def forward(self, image_features: Features, text_features: Features, image_index: Tensor) -> Features:
         """Fuse and propose.

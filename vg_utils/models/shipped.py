@@ -2,11 +2,15 @@
 
 A CLIP's token table has 49,408 rows, of which RefScenes uses about a hundred. Only those are in the file; the
 rows of words that no RefScenes phrase holds are zero.
+
+BatchNorm's running statistics depend on the size of the input, so a file holds them for several sizes, under
+names such as `bn1.running_mean@128`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -17,20 +21,60 @@ WEIGHTS_DIR = Path(__file__).parent.parent / "weights"
 _TABLE, _ROWS = "token_embedding.weight", "token_embedding.rows"
 
 
-def pack(module: nn.Module, tokens: Iterable[int] | None = None) -> dict[str, Tensor]:
-    """Weights as they are shipped: matrices in float16, of a token table only the rows of `tokens`."""
-    packed = {
-        name: (value.half() if value.is_floating_point() and value.ndim > 1 else value).cpu().contiguous()
-        for name, value in module.state_dict().items()
-    }
-    if tokens is not None:
-        packed[_ROWS] = torch.tensor(sorted(set(tokens)))  # (R,)
-        packed[_TABLE] = packed[_TABLE][packed[_ROWS]].contiguous()  # (R, width)
+Statistics = Mapping[int, Mapping[str, Tensor]]  # of BatchNorm: by size of the input in pixels, then by name
+
+
+def pack(
+    module: nn.Module, tokens: Iterable[int] | None = None, statistics: Statistics | None = None
+) -> dict[str, Tensor]:
+    """Weights as they are shipped: matrices in float16, of a token table only the rows of `tokens`.
+
+    Args:
+        module: whose weights they are.
+        tokens: the rows of the token table to keep; None keeps all.
+        statistics: what takes the place of the module's own running statistics.
+    """
+    packed = pack_tensors(module.state_dict(), tokens)
+    for size, tensors in (statistics or {}).items():
+        for key, value in tensors.items():
+            packed.pop(key, None)
+            packed[f"{key}@{size}"] = value.cpu().contiguous()
     return packed
 
 
-def load_shipped(module: nn.Module, name: str) -> nn.Module:
+def pack_tensors(tensors: Mapping[str, Tensor], tokens: Iterable[int] | None) -> dict[str, Tensor]:
+    """Tensors with matrices in float16 and of token tables only the rows of `tokens` (None: all)."""
+    packed = {
+        name: (value.half() if value.is_floating_point() and value.ndim > 1 else value).cpu().contiguous()
+        for name, value in tensors.items()
+    }
+    if tokens is not None:
+        rows = torch.tensor(sorted(set(tokens)))  # (R,)
+        for name in [name for name in packed if name.endswith(_TABLE)]:
+            packed[name.removesuffix(_TABLE) + _ROWS] = rows.clone()
+            packed[name] = packed[name][rows].contiguous()  # (R, width)
+    return packed
+
+
+def unpack_tensors(packed: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `pack_tensors`, still in half precision; `own` are tensors of the right shapes."""
+    tensors = dict(packed)
+    for name in [name for name in packed if name.endswith(_ROWS)]:
+        table = name.removesuffix(_ROWS) + _TABLE
+        whole = torch.zeros(own[table].shape, dtype=packed[table].dtype)
+        whole[tensors.pop(name)] = packed[table]
+        tensors[table] = whole
+    return tensors
+
+
+def load_shipped(module: nn.Module, name: str, image_size: int) -> nn.Module:
     """Put the shipped weights called `name` into the module; every one has to be there and to fit.
+
+    Args:
+        module: where to.
+        name: of the backbone.
+        image_size: side of the model's square input in pixels: of running statistics, those of the size
+            that is nearest to it are taken.
 
     Raises:
         FileNotFoundError: nothing of this name is shipped; the message lists what is.
@@ -39,10 +83,12 @@ def load_shipped(module: nn.Module, name: str) -> nn.Module:
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in WEIGHTS_DIR.glob("*.safetensors"))) or "none"
         raise FileNotFoundError(f"no weights are shipped for {name!r}; shipped: {names}")
-    packed = load_file(path)
-    if _ROWS in packed:
-        table = torch.zeros(module.get_parameter(_TABLE).shape, dtype=packed[_TABLE].dtype)
-        table[packed.pop(_ROWS)] = packed[_TABLE]
-        packed[_TABLE] = table
+    packed = unpack_tensors(load_file(path), module.state_dict())
+    sizes = {int(key.rpartition("@")[2]) for key in packed if "@" in key}
+    if sizes:
+        chosen = min(sizes, key=lambda size: abs(math.log(size / image_size)))
+        own = {key: value for key, value in packed.items() if "@" not in key}
+        suffix = f"@{chosen}"
+        packed = own | {k.removesuffix(suffix): v for k, v in packed.items() if k.endswith(suffix)}
     module.load_state_dict(packed)  # copies into the module's own float32
     return module

@@ -1,0 +1,312 @@
+"""Pictures that stay on the device: decoded once, then augmented there, a batch at a time.
+
+Decoding is what limits training of small models. 21,899 pictures of RefCOCOg at 224 are 3.3 GB as bytes: they
+fit beside a model on most GPUs, and then an epoch reads no file at all. The augmentation is that of
+`transforms.TrainTransform` in distribution, not to the bit: it zooms the letterboxed square, not the file.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from vg_utils.boxes import boxes_to_model, letterbox, to_xyxy
+from vg_utils.data.batches import Batch, GroundingLoader, whole_batch_loader
+from vg_utils.data.examples import DataError, GroundingExample
+from vg_utils.data.text import swap_left_right, tokenize
+from vg_utils.data.transforms import PADDING_RGB, EvalTransform, TrainTransform
+
+DECODED_AT_ONCE = 64
+GREY = (0.299, 0.587, 0.114)  # share of red, green and blue in a grey level (ITU-R 601), as torchvision's
+
+
+class ResidentPictures:
+    """All pictures of some examples as bytes on a device, with all their phrases as tokens.
+
+    Args:
+        examples: the records; M of them with R phrases together, absent ones included.
+        size: side S of the model's square in pixels.
+        device: where the pictures stay: 3 S^2 bytes each.
+        workers: decoding processes.
+        progress: show a bar.
+
+    Attributes:
+        images: uint8 (M, 3, S, S) on the device, letterboxed.
+        tokens, mirrored_tokens: int64 (R, L) on the device; the second with left and right swapped.
+        can_mirror: bool (M,), whether left and right can be swapped in all phrases of a picture.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[GroundingExample],
+        size: int,
+        device: torch.device | str,
+        workers: int = 0,
+        progress: bool = False,
+    ) -> None:
+        self.examples, self.size, self.device = examples, size, torch.device(device)
+        self.images = torch.empty((len(examples), 3, size, size), dtype=torch.uint8, device=self.device)
+        decoded = DataLoader(_Decoded(examples, size), DECODED_AT_ONCE, num_workers=workers)
+        done = 0
+        for images in tqdm(decoded, desc="decoding", disable=not progress, leave=False):
+            self.images[done : done + len(images)] = images.to(self.device)
+            done += len(images)
+        self._describe()
+
+    def _describe(self) -> None:
+        """Everything but the pictures, from the examples."""
+        examples, size = self.examples, self.size
+        self.image_ids = [example.image_id for example in examples]
+        self.sizes_wh = torch.tensor([example.size_wh for example in examples])  # (M, 2)
+        self.letterboxes = torch.stack([letterbox(example.size_wh, size) for example in examples])  # (M, 4)
+        phrases = [(*example.expressions, *example.absent) for example in examples]
+        self.counts = torch.tensor([len(some) for some in phrases])  # (M,) phrases of each picture
+        self.starts = self.counts.cumsum(0) - self.counts  # and the row of its first
+        rows = [phrase for some in phrases for phrase in some]
+        self.sent_ids, self.texts = [p.sent_id for p in rows], [p.text for p in rows]
+        self.boxes_xyxy = torch.tensor([getattr(p, "box_xyxy", (0.0, 0.0, 0.0, 0.0)) for p in rows])  # (R, 4)
+        picture = torch.arange(len(examples)).repeat_interleave(self.counts)  # (R,)
+        boxes = boxes_to_model(self.boxes_xyxy, self.letterboxes[picture], size)
+        self.boxes_cxcywh = torch.where(self.boxes_xyxy.any(1, keepdim=True), boxes, 0.0)
+        mirrored = [swap_left_right(text) for text in self.texts]
+        self.can_mirror = torch.ones(len(examples), dtype=torch.bool)
+        self.can_mirror[picture[torch.tensor([text is None for text in mirrored])]] = False
+        self.mirrored_texts = [new or old for new, old in zip(mirrored, self.texts, strict=True)]
+        both = tokenize([*self.texts, *self.mirrored_texts], trim=True)  # (2 R, L)
+        self.tokens, self.mirrored_tokens = both.to(self.device).chunk(2)
+        self.lengths = (both != 0).sum(1).view(2, -1).amax(0)  # (R,)
+
+    def to(self, device: torch.device | str) -> ResidentPictures:
+        """The same pictures on another device; the rest is shared with these."""
+        moved = copy.copy(self)
+        moved.device = torch.device(device)
+        for name in ("images", "tokens", "mirrored_tokens"):
+            setattr(moved, name, getattr(self, name).to(device))
+        return moved
+
+    def with_examples(self, examples: Sequence[GroundingExample]) -> ResidentPictures:
+        """The same pictures with other phrases."""
+        other = copy.copy(self)
+        other.examples = examples
+        other._describe()
+        return other
+
+    def first(self, count: int) -> ResidentPictures:
+        """The first so many pictures, sharing memory with these."""
+        part, rows = copy.copy(self), int(self.counts[:count].sum())
+        by_picture = (
+            "examples",
+            "images",
+            "counts",
+            "starts",
+            "letterboxes",
+            "sizes_wh",
+            "image_ids",
+            "can_mirror",
+        )
+        by_row = ("boxes_cxcywh", "boxes_xyxy", "sent_ids", "texts", "mirrored_texts", "lengths")
+        for names, end in ((by_picture, count), ((*by_row, "tokens", "mirrored_tokens"), rows)):
+            for name in names:
+                setattr(part, name, getattr(self, name)[:end])
+        return part
+
+    def loader(
+        self,
+        batch_images: int,
+        transform: TrainTransform | EvalTransform,
+        shuffle: bool,
+        seed: int = 0,
+        max_expressions: int | None = None,
+        absent: int | None = 0,
+        drop_last: bool = False,
+    ) -> GroundingLoader:
+        """Batches on the device, in the order that `make_loader` would give the files."""
+        dataset = ResidentDataset(self, transform, seed, max_expressions, absent)
+        return whole_batch_loader(dataset, batch_images, shuffle, seed, drop_last)
+
+
+class _Decoded(Dataset):
+    """The letterboxed pictures alone."""
+
+    def __init__(self, examples: Sequence[GroundingExample], size: int) -> None:
+        self.examples, self.transform = examples, EvalTransform(size)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, number: int) -> Tensor:
+        example = self.examples[number]
+        view = self.transform(example.image)
+        if view.size_wh != tuple(example.size_wh):  # else every box of it would be silently wrong
+            raise DataError(
+                f"image {example.image_id} ({example.image}): expected a picture of {example.size_wh} "
+                f"pixels (width, height) as its record states, got {view.size_wh}"
+            )
+        return view.image
+
+
+class ResidentDataset(Dataset):
+    """A way of looking at resident pictures; arguments as those of `GroundingDataset`."""
+
+    def __init__(
+        self,
+        pictures: ResidentPictures,
+        transform: TrainTransform | EvalTransform,
+        seed: int,
+        max_expressions: int | None,
+        absent: int | None,
+    ) -> None:
+        self.pictures, self.transform, self.seed = pictures, transform, seed
+        self.max_expressions, self.absent = max_expressions, absent
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's random numbers."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.pictures.examples)
+
+    def __getitems__(self, indices: list[tuple[int, int]]) -> Batch:
+        """The batch of these (epoch, picture) pairs, a pure function of the seed and of them."""
+        store = self.pictures
+        numbers = [number for _, number in indices]
+        key = np.random.SeedSequence((self.seed, indices[0][0], *numbers)).generate_state(1)[0]
+        chance = torch.Generator().manual_seed(int(key))
+        chosen = torch.tensor(numbers)  # (B,)
+        rows, image_index = self._choose(chosen, chance)
+        images = store.images[chosen.to(store.device)]
+        letterboxes, boxes = store.letterboxes[chosen], store.boxes_cxcywh[rows]
+        boxes_xyxy, mirrored = store.boxes_xyxy[rows], torch.zeros(len(chosen), dtype=torch.bool)
+        if isinstance(self.transform, TrainTransform):
+            mirrored = torch.rand(len(chosen), generator=chance) < self.transform.flip
+            mirrored &= store.can_mirror[chosen]
+            images, letterboxes, boxes, boxes_xyxy = self._augment(
+                images, letterboxes, boxes, boxes_xyxy, image_index, store.sizes_wh[chosen], mirrored, chance
+            )
+        swapped = mirrored[image_index]  # (N,)
+        on_device = rows.to(store.device)
+        tokens = torch.where(
+            swapped.to(store.device)[:, None], store.mirrored_tokens[on_device], store.tokens[on_device]
+        )
+        longest = int(store.lengths[rows].max())
+        return Batch(
+            images=images,
+            tokens=tokens[:, :longest],
+            image_index=image_index.to(store.device),
+            target_boxes_cxcywh=boxes.to(store.device),
+            target_boxes_xyxy=boxes_xyxy.to(store.device),
+            letterboxes=letterboxes.to(store.device),
+            sizes_wh=store.sizes_wh[chosen].to(store.device),
+            image_ids=[store.image_ids[i] for i in numbers],
+            sent_ids=[store.sent_ids[i] for i in rows.tolist()],
+            texts=[
+                (store.mirrored_texts if swap else store.texts)[row]
+                for row, swap in zip(rows.tolist(), swapped.tolist(), strict=True)
+            ],
+        )
+
+    def _choose(self, chosen: Tensor, chance: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Rows (N,) of the phrases that take part, and the place of each one's picture in the batch."""
+        store = self.pictures
+        image_index = torch.arange(len(chosen)).repeat_interleave(store.counts[chosen])
+        first = store.counts[chosen].cumsum(0) - store.counts[chosen]
+        offset = torch.arange(len(image_index)) - first[image_index]
+        rows = store.starts[chosen][image_index] + offset
+        absent = store.boxes_cxcywh[rows, 2] == 0
+        # Shuffled within each picture's present and absent phrases; the first so many of each take part.
+        group = image_index * 2 + absent
+        order = (group + torch.rand(len(rows), generator=chance, dtype=torch.float64)).argsort()
+        sizes = torch.bincount(group, minlength=2 * len(chosen))
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[group[order]]
+        limits = [math.inf if limit is None else limit for limit in (self.max_expressions, self.absent)]
+        keep = place < torch.where(absent, limits[1], limits[0])
+        return rows[keep], image_index[keep]
+
+    def _augment(
+        self,
+        images: Tensor,
+        letterboxes: Tensor,
+        boxes_cxcywh: Tensor,
+        boxes_xyxy: Tensor,
+        image_index: Tensor,
+        sizes_wh: Tensor,
+        mirrored: Tensor,
+        chance: torch.Generator,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Zoom, shift, mirror and colour the pictures, and their letterboxes and boxes with them.
+
+        See `TrainTransform` for what is drawn. Returns float images (B, 3, S, S) in [0, 1], the rest anew.
+        """
+        settings, count = self.transform, len(images)
+        there = boxes_cxcywh[:, 2] > 0
+
+        def uniform(low: float, high: float) -> Tensor:
+            return low + (high - low) * torch.rand(count, generator=chance)
+
+        corners = to_xyxy(boxes_cxcywh[there]).clamp(0, 1)  # all in shares of the square from here on
+        into = image_index[there][:, None].expand(-1, 2)
+        low = torch.full((count, 2), 1.0).scatter_reduce(0, into, corners[:, :2], "amin")  # (B, 2)
+        high = torch.full((count, 2), 0.0).scatter_reduce(0, into, corners[:, 2:], "amax")
+        lone = (high <= low).any(1)  # no phrase of the picture has a box
+        low[lone], high[lone] = 0.0, 1.0
+        zoom = uniform(math.log(settings.scale[0]), math.log(settings.scale[1])).exp()
+        zoom = torch.minimum(zoom, (1 / (high - low).amax(1)).clamp(min=1.0))[:, None]  # (B, 1)
+        middle = (1 - zoom) / 2
+        first, last = -low * zoom, 1 - high * zoom  # shifts that keep all targets in the square
+        near_first = torch.maximum(first, middle - settings.translate)
+        near_last = torch.minimum(last, middle + settings.translate)
+        drawn = near_first + (near_last - near_first) * torch.rand((count, 2), generator=chance)
+        shift = torch.where(near_first <= near_last, drawn, torch.minimum(torch.maximum(middle, first), last))
+
+        side = torch.where(mirrored, -1.0, 1.0)  # (B,)
+        # grid_sample asks where in the old square, from -1 to 1, each new place p in [-1, 1] comes from; if
+        # it is not mirrored: (p + 1 - 2 shift) / zoom - 1
+        theta = torch.zeros(count, 2, 3)
+        theta[:, 0, 0], theta[:, 1, 1] = side / zoom[:, 0], 1 / zoom[:, 0]
+        theta[:, :, 2] = (1 - 2 * shift) / zoom - 1
+        images = _sample(images, theta.to(images.device))
+        factors = [uniform(1 - settings.jitter, 1 + settings.jitter) for _ in range(3)]
+        images = _jitter(images, *(factor.to(images.device).view(-1, 1, 1, 1) for factor in factors))
+
+        scale, place = letterboxes[:, :2] * zoom, letterboxes[:, 2:] * zoom + shift * self.pictures.size
+        width = sizes_wh[:, 0].float()
+        turned = self.pictures.size - place[:, 0] - scale[:, 0] * width
+        place[:, 0] = torch.where(mirrored, turned, place[:, 0])
+        letterboxes = torch.cat([scale, place], dim=1)
+
+        row_zoom, row_shift, row_mirrored = zoom[image_index], shift[image_index], mirrored[image_index]
+        new = torch.cat([boxes_cxcywh[:, :2] * row_zoom + row_shift, boxes_cxcywh[:, 2:] * row_zoom], dim=1)
+        new[:, 0] = torch.where(row_mirrored, 1 - new[:, 0], new[:, 0])
+        x1, y1, x2, y2 = boxes_xyxy.unbind(1)
+        w = width[image_index]
+        flipped = torch.stack([w - x2, y1, w - x1, y2], dim=1)
+        boxes_xyxy = torch.where((row_mirrored & there)[:, None], flipped, boxes_xyxy)
+        return images, letterboxes, torch.where(there[:, None], new, 0.0), boxes_xyxy
+
+
+def _sample(images: Tensor, theta: Tensor) -> Tensor:
+    """uint8 (B, 3, S, S) under affine maps (B, 2, 3) -> float in [0, 1], the letterbox's colour outside."""
+    padding = torch.tensor(PADDING_RGB, device=images.device).view(1, 3, 1, 1)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images.float() - padding, grid, align_corners=False)  # zeros outside
+    return (moved + padding) / 255
+
+
+def _jitter(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
+    """Torchvision's three adjustments with a factor (B, 1, 1, 1) a picture."""
+    weights = torch.tensor(GREY, device=images.device).view(1, 3, 1, 1)
+    images = (images * brightness).clamp(0, 1)
+    mean = (images * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    images = (mean + (images - mean) * contrast).clamp(0, 1)
+    grey = (images * weights).sum(1, keepdim=True)
+    return (grey + (images - grey) * saturation).clamp(0, 1)

@@ -1,0 +1,181 @@
+"""`dense-grounder`, the flagship: a phrase is read into a dense map, and every cell says where the box is.
+
+A picture's map is encoded once. For each phrase a few conditioned blocks work on a copy of it: the phrase
+scales and shifts the channels of a convolution (FiLM, Perez et al. 2018), which finds what it names; then
+cells attend to each other and to the words, which settles relations and order. Every cell says whether it
+lies in the box and how far the four sides are (as in FCOS, Tian et al. 2019), and the box is the mean of what
+the cells say, weighted by how sure they are to lie in it. That map is the heatmap shown to people.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vg_utils.boxes import paired_iou, to_cxcywh, to_xyxy
+from vg_utils.config import DenseGrounderConfig, ModelConfig
+from vg_utils.losses import box_loss_weights, box_losses, heatmap_losses, masked_mean, present
+from vg_utils.models.base import Features, per_expression
+from vg_utils.models.pyramid import PyramidModel
+
+FREQUENCIES = 4  # of the sines that tell a cell its place
+
+
+class DenseGrounder(PyramidModel):
+    """Text-conditioned dense regression.
+
+    Shapes with the default configuration (RN50 and HRNet-W18 at 224): a merged map of 256x14x14 a picture,
+    text vectors of 1024 and up to 77 tokens of 512; a conditioned map of 256x14x14 a phrase.
+
+    Attributes:
+        temperatures: (2,), by which the logits of score and presence are divided; `calibrate` fits them.
+    """
+
+    learns_presence = True
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        head = config.dense_grounder
+        self.box_loss = head.box_loss
+        self.loss_weights = box_loss_weights(head.box_loss, head.box_weight) | {
+            "heatmap": head.heatmap_weight,
+            "score": head.score_weight,
+            "presence": head.presence_weight,
+        }
+        self.reads_words = head.words
+        channels, grid = self.pyramid.channels, self.pyramid.grid
+        self.register_buffer("places", place_encoding(grid), persistent=False)  # (P, G, G)
+        self.register_buffer("centres", cell_centres(grid), persistent=False)  # (G * G, 2)
+        self.place = nn.Conv2d(len(self.places), channels, 1) if head.coordinates else None
+        self.project_text = nn.Linear(self.clip.embed_dim, channels)
+        self.project_words = nn.Linear(self.clip.text_width, channels) if head.words else None
+        self.blocks = nn.ModuleList(ConditionedBlock(channels, head) for _ in range(head.blocks))
+        self.norm = nn.GroupNorm(8, channels)
+        self.cell = nn.Sequential(  # of each cell: in the box or not, and the distances to its four sides
+            nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, 5, 1)
+        )
+        nn.init.constant_(self.cell[-1].bias[1:], -1.5)  # softplus of it: boxes of 0.4 at first
+        self.judge = nn.Sequential(  # of the whole: score and presence
+            nn.Linear(3 * channels + 1, channels), nn.ReLU(), nn.Dropout(head.dropout), nn.Linear(channels, 2)
+        )
+        self.register_buffer("temperatures", torch.ones(2))
+
+    def encode_texts(self, tokens: Tensor) -> Features:
+        text = self.clip.encode_texts(tokens)
+        pooled = {"pooled": F.normalize(text.pooled.float(), dim=1)}
+        return pooled | (text.words() if self.reads_words else {})
+
+    def forward(self, image_features: Features, text_features: Features, image_index: Tensor) -> Features:
+        """Condition and read off.
+
+        Returns:
+            `boxes_cxcywh` (N, 4); `score` (N,), predicted IoU; `presence` (N,), probability that the phrase
+            fits anything in the picture; `heatmap` (N, G, G), probability of each cell to lie in the box; and
+            the logits of the last three, `score_logit` and `presence_logit` before temperature.
+        """
+        maps = self.pyramid(image_features)  # (B, C, G, G)
+        if self.place is not None:
+            maps = maps + self.place(self.places)
+        pooled = self.project_text(text_features["pooled"])  # (N, C)
+        words, padding = pooled[:, None], None  # (N, 1, C): the one word that there is
+        if self.reads_words:
+            words, padding = self.project_words(text_features["tokens"]), text_features["mask"] < 0.5
+        x = per_expression(maps, image_index)  # (N, C, G, G)
+        for block in self.blocks:
+            x = block(x, pooled, words, padding)
+        x = self.norm(x)
+        cells = self.cell(x).float().flatten(2)  # (N, 5, G * G)
+        logits, sides = cells[:, 0], F.softplus(cells[:, 1:])
+        weights = logits.softmax(dim=1)  # (N, G * G)
+        corners = torch.cat([self.centres.T - sides[:, :2], self.centres.T + sides[:, 2:]], dim=1)
+        boxes = to_cxcywh((corners * weights[:, None]).sum(2))  # (N, 4)
+        seen = x.flatten(2).float()
+        found = (seen * weights[:, None]).sum(2)  # (N, C): what is where the box is
+        summary = [found, seen.amax(2), pooled.float(), logits.amax(1, keepdim=True)]
+        verdict = self.judge(torch.cat(summary, dim=1)).float()  # (N, 2)
+        score, presence = (verdict / self.temperatures).sigmoid().unbind(1)
+        heatmap_logits = logits.unflatten(1, self.places.shape[1:])
+        return {
+            "boxes_cxcywh": boxes,
+            "score": score,
+            "presence": presence,
+            "heatmap": heatmap_logits.sigmoid(),
+            "heatmap_logits": heatmap_logits,
+            "score_logit": verdict[:, 0],
+            "presence_logit": verdict[:, 1],
+        }
+
+    def losses(self, outputs: Features, target_boxes_cxcywh: Tensor) -> Features:
+        """Of rows of zeros, phrases that fit nothing, only presence and an empty heatmap are learned."""
+        boxes, there = outputs["boxes_cxcywh"], present(target_boxes_cxcywh)
+        iou = paired_iou(to_xyxy(boxes.detach()), to_xyxy(target_boxes_cxcywh)).clamp(0, 1)
+        score = F.binary_cross_entropy_with_logits(outputs["score_logit"], iou, reduction="none")
+        return {
+            **box_losses(self.box_loss, boxes, target_boxes_cxcywh),
+            "heatmap": heatmap_losses(outputs["heatmap_logits"], target_boxes_cxcywh),
+            "score": masked_mean(score, there),
+            "presence": F.binary_cross_entropy_with_logits(outputs["presence_logit"], there.float()),
+        }
+
+
+class ConditionedBlock(nn.Module):
+    """One step of reading the phrase into the map: choose words, look nearby, look everywhere.
+
+    Args:
+        channels: C of the map and of the projected text.
+        head: the settings.
+    """
+
+    def __init__(self, channels: int, head: DenseGrounderConfig) -> None:
+        super().__init__()
+        self.ask = nn.Linear(2 * channels, channels)
+        self.read = nn.MultiheadAttention(channels, head.heads, head.dropout, batch_first=True)
+        self.film = nn.Linear(channels, 2 * channels)
+        self.norm_in, self.norm_film = nn.GroupNorm(8, channels), nn.GroupNorm(8, channels, affine=False)
+        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm_attention, self.norm_feed_forward = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.attention = nn.MultiheadAttention(channels, head.heads, head.dropout, batch_first=True)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(channels, head.feed_forward),
+            nn.ReLU(),
+            nn.Dropout(head.dropout),
+            nn.Linear(head.feed_forward, channels),
+        )
+        self.dropout = nn.Dropout(head.dropout)
+
+    def forward(self, x: Tensor, pooled: Tensor, words: Tensor, padding: Tensor | None) -> Tensor:
+        """Map (N, C, G, G), text (N, C), words (N, L, C) with padding (N, L) True -> map (N, C, G, G)."""
+        # Which words matter in this step depends on the phrase and on what the map holds by now.
+        question = self.ask(torch.cat([pooled, x.mean((2, 3))], dim=1))[:, None]  # (N, 1, C)
+        answer = self.read(question, words, words, key_padding_mask=padding, need_weights=False)[0][:, 0]
+        scale, shift = self.film(answer + pooled)[:, :, None, None].chunk(2, dim=1)  # (N, C, 1, 1) each
+        y = self.norm_film(self.conv_in(self.norm_in(x)))
+        x = x + self.conv_out(F.relu(y * (1 + scale) + shift))
+
+        cells = x.flatten(2).transpose(1, 2)  # (N, G * G, C)
+        keys = torch.cat([self.norm_attention(cells), words], dim=1)  # (N, G * G + L, C)
+        if padding is not None:
+            padding = torch.cat([padding.new_zeros(cells.shape[:2]), padding], dim=1)
+        queries = keys[:, : cells.shape[1]]
+        seen = self.attention(queries, keys, keys, key_padding_mask=padding, need_weights=False)[0]
+        cells = cells + self.dropout(seen)
+        cells = cells + self.dropout(self.feed_forward(self.norm_feed_forward(cells)))
+        return cells.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def cell_centres(grid: int) -> Tensor:
+    """(grid * grid, 2): x and y of each cell's centre in [0, 1], row after row."""
+    axis = (torch.arange(grid) + 0.5) / grid
+    return torch.stack([axis.repeat(grid), axis.repeat_interleave(grid)], dim=1)
+
+
+def place_encoding(grid: int) -> Tensor:
+    """(2 + 4 * FREQUENCIES, grid, grid): x and y of each cell in [-1, 1], and sines and cosines of them."""
+    x, y = (cell_centres(grid) * 2 - 1).T.reshape(2, grid, grid)
+    turns = [math.pi * 2**k for k in range(FREQUENCIES)]
+    waves = [wave(turn * axis) for turn in turns for axis in (x, y) for wave in (torch.sin, torch.cos)]
+    return torch.stack([x, y, *waves])

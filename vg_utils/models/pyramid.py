@@ -1,0 +1,116 @@
+"""The map that `dense-grounder` and `transvg` look at: levels of CLIP and HRNet, merged into one.
+
+The levels are what the backbones make of a picture, so they can be cached where those are frozen. Merging
+them is learned; it runs once for each picture of a batch, however many phrases refer into it.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vg_utils.config import ConfigError, ModelConfig
+from vg_utils.models.backbones import ClipBackbone, HRNetBackbone
+from vg_utils.models.base import Features, GroundingModel
+
+
+class FeaturePyramid(nn.Module):
+    """Levels of different strides to one map (B, channels, G, G).
+
+    With the default configuration (RN50 at 224): 512x28x28, 1024x14x14 and 2048x7x7 of CLIP and 512x14x14 of
+    HRNet-W18 become 256x14x14.
+
+    Args:
+        config: of the model; `config.pyramid` says which levels, and the stride and channels of the map.
+        clip: whose levels they are.
+        hrnet: the branch for fine position, or None.
+    """
+
+    def __init__(self, config: ModelConfig, clip: ClipBackbone, hrnet: HRNetBackbone | None) -> None:
+        super().__init__()
+        settings = config.pyramid
+        self.levels, self.channels = settings.levels, settings.channels
+        self.grid = config.image_size // settings.stride  # side G of the map
+        sources = {f"clip{level}": clip.levels[level] for level in self.levels}
+        if hrnet is not None:
+            sources["hrnet"] = (hrnet.channels, hrnet.stride)
+        self.merge = nn.ModuleDict()
+        for name, (channels, stride) in sources.items():
+            fold = max(1, settings.stride // stride)  # cells of a finer level that share a cell of the map
+            self.merge[name] = nn.Sequential(
+                nn.PixelUnshuffle(fold),
+                nn.GroupNorm(1, channels * fold**2),  # levels differ in scale by orders of magnitude
+                nn.Conv2d(channels * fold**2, self.channels, 1),
+            )
+        self.blocks = nn.Sequential(*(_ResidualBlock(self.channels) for _ in range(settings.blocks)))
+
+    def encode(self, images: Tensor, clip: ClipBackbone, hrnet: HRNetBackbone | None) -> Features:
+        """(B, 3, S, S) -> the levels, each (B, C, h, w)."""
+        maps = clip.encode_maps(images, self.levels)
+        features = {f"clip{level}": level_map for level, level_map in zip(self.levels, maps, strict=True)}
+        return features if hrnet is None else features | {"hrnet": hrnet(images)}
+
+    def forward(self, features: Features) -> Tensor:
+        """What `encode` gave -> (B, channels, G, G)."""
+        merged = 0
+        for name, project in self.merge.items():
+            level = project(features[name])
+            if level.shape[-1] != self.grid:
+                size = (self.grid, self.grid)
+                level = F.interpolate(level, size=size, mode="bilinear", align_corners=False)
+            merged = merged + level
+        return self.blocks(merged)
+
+
+class PyramidModel(GroundingModel):
+    """A model that looks at the merged map; subclasses add the text and what happens to both.
+
+    Attributes:
+        clip, hrnet: the backbones; `hrnet` is None where the configuration does not want it.
+        pyramid: makes the merged map of the features of pictures.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.clip, self.hrnet = build_backbones(config)
+        self.pyramid = FeaturePyramid(config, self.clip, self.hrnet)
+
+    def backbones(self) -> dict[str, nn.Module]:
+        return {"clip": self.clip} | ({"hrnet": self.hrnet} if self.hrnet is not None else {})
+
+    def encode_images(self, images: Tensor) -> Features:
+        return self.pyramid.encode(images, self.clip, self.hrnet)
+
+
+class _ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside the identity, normalised first (He et al. 2016, identity mappings)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [nn.GroupNorm(8, channels), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def build_backbones(config: ModelConfig) -> tuple[ClipBackbone, HRNetBackbone | None]:
+    """CLIP without what no map needs being trained, and HRNet if the configuration wants it.
+
+    Raises:
+        ConfigError: no level, one that does not exist, or a stride that does not divide the input.
+    """
+    levels, stride = config.pyramid.levels, config.pyramid.stride
+    if not levels or not set(levels) <= {1, 2, 3, 4}:
+        raise ConfigError(f"model.pyramid.levels: expected some of 1, 2, 3, 4, got {levels}")
+    if stride < 1 or config.image_size % stride:
+        raise ConfigError(
+            f"model.pyramid.stride: expected a divisor of the input's {config.image_size} pixels, "
+            f"got {stride}"
+        )
+    clip = ClipBackbone(config.clip, config.image_size)
+    clip.freeze_unused(config.pyramid.levels)
+    hrnet = HRNetBackbone(config.hrnet, config.image_size) if config.pyramid.hrnet else None
+    return clip, hrnet

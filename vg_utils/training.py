@@ -1,0 +1,71 @@
+"""The parts of a training run that `vg_utils.engine` puts together: one call, running totals, an average."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from vg_utils.models.base import Features, GroundingModel
+
+
+class EndToEnd(nn.Module):
+    """The three steps of a model as one call, for what wraps `forward` (DistributedDataParallel, compile)."""
+
+    def __init__(self, model: GroundingModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor | Features, texts: Tensor | Features, image_index: Tensor) -> Features:
+        """See `GroundingModel.predict`."""
+        return self.model.predict(images, texts, image_index)
+
+
+class RunningTotals:
+    """Sums and counts on the device; divided once, at the end of the epoch, over all processes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = torch.zeros((), device=device)
+
+    def add(self, means: Features, n: int) -> None:
+        for name, value in means.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float() * n
+        self.count += n
+
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        count = accelerator.reduce(self.count.clone())
+        return {name: (accelerator.reduce(value.clone()) / count).item() for name, value in self.sums.items()}
+
+    def state(self) -> dict[str, Any]:
+        return {"sums": dict(self.sums), "count": self.count}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.count = state["count"].to(self.count.device)
+        self.sums = {name: value.to(self.count.device) for name, value in state["sums"].items()}
+
+
+class MovingAverage:
+    """An exponential moving average of what trains in a model; its running statistics are the model's.
+
+    What is frozen is left alone: averaged with itself it would drift by rounding.
+
+    Attributes:
+        model: a copy of the model, with the averaged weights.
+    """
+
+    def __init__(self, model: GroundingModel, decay: float) -> None:
+        self.model = copy.deepcopy(model)
+        self.average = get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def update(self, model: GroundingModel) -> None:
+        """Take in the weights of the model after an optimizer step."""
+        pairs = zip(self.model.parameters(), model.parameters(), strict=True)
+        averaged, current = zip(*((a, b) for a, b in pairs if b.requires_grad), strict=True)
+        self.average([a.detach() for a in averaged], [b.detach() for b in current], None)
+        torch._foreach_copy_(list(self.model.buffers()), list(model.buffers()))

@@ -1,0 +1,123 @@
+"""What is trained: every run of the study, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from vg_utils.config import Config, set_fields
+from vg_utils.data import GroundingExample
+from vg_utils.presets import preset
+
+SIZE = 224  # side of the pictures and of the model's square
+CURVE = (1_500, 5_000, 15_000)  # training pictures of the learning curve, beside all of them
+SYSTEMS = {  # name of a run: model, and what it has other than the preset
+    "clip-hrnet": ("clip-hrnet", {}),
+    "clip-rpn-concat": ("clip-rpn-concat", {}),
+    "clip-rpn-pooled": ("clip-rpn-attention", {}),
+    "clip-rpn-tokens": ("clip-rpn-attention", {"model__clip_rpn__attend_to": "tokens"}),
+    "transvg": ("transvg", {}),
+    "dense-grounder": ("dense-grounder", {}),
+}
+SHIPPED = ("clip-hrnet", "clip-rpn-concat", "clip-rpn-tokens", "transvg", "dense-grounder")
+FROZEN = {"model__clip__tuning": "frozen", "model__clip__text_tuning": "frozen"}
+FROZEN |= {"model__hrnet__tuning": "frozen"}
+ABLATIONS = {  # label: the one change
+    "one feature level": {"model__pyramid__levels": (3,)},
+    "no HRNet branch": {"model__pyramid__hrnet": False},
+    "no cell-in-box loss": {"model__dense_grounder__heatmap_weight": 0.0},
+    "pooled text only": {"model__dense_grounder__words": False},
+    "no coordinates": {"model__dense_grounder__coordinates": False},
+    "one conditioned block": {"model__dense_grounder__blocks": 1},
+    "frozen backbones": FROZEN,
+}
+LOSSES = ("huber", "l1", "giou", "diou", "ciou")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A system as it is trained.
+
+    Attributes:
+        name: of its directory.
+        group: table it belongs to.
+        label: what it is called there.
+        config: its settings; the number of epochs follows from the minutes that it gets.
+        seeds: how many times it is trained.
+        share: of the usual minutes that it gets.
+        images: training pictures; 0 for all.
+        shuffle: every phrase in the place of another one, in training and in test.
+        similarity: whether CLIP compares its crops.
+    """
+
+    name: str
+    group: str
+    label: str
+    config: Config
+    seeds: int = 1
+    share: float = 1.0
+    images: int = 0
+    shuffle: bool = False
+    similarity: bool = False
+
+
+def recipe(model: str, **changes: Any) -> Config:
+    """How every system is trained here: fine-tuned in full from the small backbones."""
+    usual = {
+        "data__resident": True,
+        "model__image_size": SIZE,
+        "model__clip__tuning": "full",
+        "model__clip__text_tuning": "full",
+        "model__hrnet__tuning": "full",
+        "train__cached": False,
+        "train__cache_views": 1,
+        "train__batch_images": 192,
+        "train__lr": 1e-3,
+        "train__backbone_lr": 3e-4,
+        "train__weight_decay": 0.02,
+        "train__ema": 0.998,
+        "train__similarity_images": 0,
+    }
+    return set_fields(preset("scenes", model), **usual | changes)
+
+
+def study() -> list[Run]:
+    """All runs, the most telling ones first."""
+    runs = [
+        Run(name, "systems", name, recipe(model, **changes), seeds=3, similarity=True)
+        for name, (model, changes) in reversed(SYSTEMS.items())
+    ]
+    shuffle = recipe("dense-grounder", data__absent=0)
+    runs.append(
+        Run("shuffled", "blind", "dense-grounder, phrases shuffled", shuffle, share=0.5, shuffle=True)
+    )
+    runs.append(Run("text-only", "blind", "text-only", recipe("text-only"), share=0.5))
+    half = {"share": 0.5}
+    runs.append(Run("ablation-none", "ablation", "unchanged", recipe("dense-grounder"), **half))
+    for label, changes in ABLATIONS.items():
+        name = "ablation-" + label.replace(" ", "-")
+        runs.append(Run(name, "ablation", label, recipe("dense-grounder", **changes), **half))
+    for loss in LOSSES:
+        config = recipe("dense-grounder", model__dense_grounder__box_loss=loss)
+        runs.append(Run(f"loss-{loss}", "loss", loss, config, **half))
+    for images in CURVE:
+        for name in ("dense-grounder", "transvg", "clip-hrnet"):
+            config = recipe(SYSTEMS[name][0])
+            runs.append(Run(f"curve-{name}-{images}", "curve", name, config, images=images, **half))
+    for name, (model, changes) in SYSTEMS.items():
+        config = recipe(model, **changes | FROZEN)
+        runs.append(Run(f"frozen-{name}", "frozen", name, config, similarity=True, **half))
+    return runs
+
+
+def shuffled(examples: Sequence[GroundingExample], seed: int = 0) -> list[GroundingExample]:
+    """The examples with every phrase in the place of another one: what is left is what pictures give away."""
+    texts = [expression.text for example in examples for expression in example.expressions]
+    Random(seed).shuffle(texts)
+    fresh = iter(texts)
+    return [
+        replace(example, expressions=tuple(replace(e, text=next(fresh)) for e in example.expressions))
+        for example in examples
+    ]

@@ -1,0 +1,353 @@
+"""Write RESULTS.md and its figures from `experiments/results.pkl`: `python -m experiments.report`.
+
+    python -m experiments.run --out runs/study         # trains and scores everything
+    python -m experiments.report --gather runs/study   # boils the results down to experiments/results.pkl
+    python -m experiments.report                       # writes RESULTS.md and Visuals/results_*.png
+
+Every number of the page comes from that file, but those that others published.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from textwrap import TextWrapper
+
+import numpy as np
+import pandas as pd
+
+from experiments import report_text as text
+from experiments.figures import FIGURES, GROUPS, curve_rows, difference_rows, family_table
+from experiments.results import FROZEN, UNCHANGED, ResultsError, Study, gather, load, save
+from vg_utils.config import DenseGrounderConfig
+from vg_utils.files import write_atomically
+
+ROOT = Path(__file__).parents[1]
+RESULTS, NEGATIVE = ROOT / "experiments/results.pkl", ROOT / "experiments/negative_results.md"
+NONE = "-"
+fill = TextWrapper(width=108, break_on_hyphens=False, break_long_words=False).fill
+Column = Callable[[dict], str]
+
+
+def page(study: Study, negative: str = "") -> str:
+    """The whole of RESULTS.md; a part whose group of runs is missing is left out."""
+    parts = [
+        made(study),
+        systems(study),
+        frozen(study),
+        by_family(study),
+        training_free(study),
+        blind(study),
+        ablation(study),
+        box_losses(study),
+        learning_curve(study),
+        confidence(study),
+        shipped(study),
+        f"## What did not work\n\n{negative.strip()}" if negative.strip() else "",
+        refcocog(study),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def made(study: Study) -> str:
+    """Title and how the page came about."""
+    runs, rows = study.runs, study.table
+    sizes = [f"{int(runs['images'].max()):,} pictures to train on"]
+    for split in rows["split"].unique():
+        largest = rows[rows["split"] == split].sort_values("n_images").iloc[-1]
+        sizes.append(f"{largest['n_images']:,.0f} of {split} with {largest['n_expressions']:,.0f} phrases")
+    trained = runs[runs["train_seconds"].fillna(0) > 0]
+    seeds = _count(trained.groupby("name").size().max(), "seed")
+    devices, hours = sorted(set(runs["device"].dropna())), trained["train_seconds"].sum() / 3600
+    said = (
+        f"Data: {', '.join(sizes)}. Device: {', '.join(devices) or 'unknown'}. "
+        f"{_count(len(trained), 'training')} of {_count(trained['name'].nunique(), 'set-up')}, with up to "
+        f"{seeds} each, took {hours:.1f} hours together. The best epoch of each was chosen on val; test and "
+        "novel were only scored."
+    )
+    flagship = rows[rows["name"] == study.flagship]["label"].iloc[0]
+    commands, folders = "\n".join(study.commands), " ".join(c.split()[-1] for c in study.commands)
+    return text.MADE.format(made=fill(said), flagship=flagship, commands=commands, folders=folders)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def systems(study: Study) -> str:
+    """The main tables: scores on each split, then size and speed."""
+    rows = study.rows("systems")
+    if not rows:
+        return ""
+    tuned = any(row["trained_parameters"] > row["head_parameters"] for row in rows)
+    parts = [f"## Systems, backbones {'fine-tuned' if tuned else 'frozen'}", text.SYSTEMS]
+    for split, name in text.SPLITS.items():
+        if scored := study.rows("systems", split=split):
+            parts += [fill(f"On {name}. {_winner(scored)}"), table(scored, scores(study, split))]
+    figure = "![mIoU and Acc@0.5 of all systems with intervals](Visuals/results_comparison.png)"
+    return "\n\n".join([*parts, text.COST, table(rows, {"system": label(study)} | SIZE | SPEED), figure])
+
+
+def _winner(rows: Sequence[dict]) -> str:
+    said = [f"{row['label']} (mIoU {row['miou']:.3f}, Acc@0.5 {row['acc@0.5']:.3f})" for row in rows[:2]]
+    return f"Best is {', then '.join(said)}."
+
+
+def frozen(study: Study) -> str:
+    """The same systems with frozen backbones."""
+    tuned = {f"{row['label']}{FROZEN}": row["miou"] for row in study.rows("systems")}
+    columns = insert(scores(study), "Acc@0.5", {"fine-tuned": lambda r: _share(tuned.get(r["label"]))})
+    columns = insert(columns, "seeds", SIZE | {"minutes": _minutes})
+    return section("Systems, backbones frozen", text.FROZEN, study.rows("frozen"), columns)
+
+
+def by_family(study: Study) -> str:
+    """Acc@0.5 of every system on every family."""
+    names, counts, rows, cells = family_table(study)
+    rows = [row | dict(zip(names, cell, strict=True)) for row, cell in zip(rows, cells.tolist(), strict=True)]
+    columns = {f"{name} ({counts[name]:,})": field(name, "{:.2f}") for name in names}
+    figure = "![Acc@0.5 by system and family](Visuals/results_families.png)"
+    columns = {"system": label(study)} | columns
+    return section("By family of expressions", text.FAMILIES, rows, columns, figure)
+
+
+def training_free(study: Study) -> str:
+    """Proposals ranked by CLIP."""
+    parts = []
+    for split, name in text.SPLITS.items():
+        if rows := study.rows("training-free", split=split):
+            parts += [fill(f"On {name}. {_winner(rows)}"), table(rows, scores(study, split))]
+    return "\n\n".join(["## Without training on phrases", text.TRAINING_FREE, *parts]) if parts else ""
+
+
+def blind(study: Study) -> str:
+    """What can be had without looking, or without reading."""
+    return section("Blind baselines", text.BLIND, study.rows("blind"), scores(study))
+
+
+def ablation(study: Study) -> str:
+    """One change of the flagship each."""
+    rows = with_references(study, difference_rows(study, "ablation"))
+    figure = "![Paired differences of each change](Visuals/results_ablation.png)"
+    return section("Ablations", text.ABLATION, rows, {"change": label(study)} | differences(), figure)
+
+
+def box_losses(study: Study) -> str:
+    """The same model with other box losses."""
+    rows = with_references(study, study.rows("loss"))
+    usual = f"{DenseGrounderConfig().box_loss} ({UNCHANGED})"
+    rows = [row | {"label": usual} if row["label"] == UNCHANGED else row for row in rows]
+    columns = {"loss": label(study), "model": lambda r: f"`{r['model']}`"} | differences()
+    tight = {name: field(name.lower(), "{:.3f}") for name in ("Acc@0.75", "Acc@0.9")}
+    columns = insert(columns, "difference in mIoU", tight)
+    return section("Box losses", text.LOSS, rows, columns)
+
+
+def learning_curve(study: Study) -> str:
+    """mIoU over the number of training pictures."""
+    every = curve_rows(study)
+    at = {(row["label"], row["images"]): row for row in every}
+    labels = list(dict.fromkeys(name for name, _ in at))
+    rows = [{"images": n} | {name: at.get((name, n)) for name in labels} for n in sorted({n for _, n in at})]
+    columns: dict[str, Column] = {"training pictures": field("images", "{:,.0f}")}
+    columns |= {name: _interval_of(name) for name in labels}
+    figure = "![mIoU by number of training pictures](Visuals/results_learning_curve.png)"
+    lead = fill(f"{text.CURVE} {_curve_times(every)}".strip())
+    return section("Learning curve", lead, rows, columns, figure)
+
+
+def _interval_of(name: str) -> Column:
+    return lambda r: _interval(r[name], "miou") if r[name] else NONE
+
+
+def _curve_times(rows: Sequence[dict]) -> str:
+    """How long the ends trained, where they are systems of the first table."""
+    minutes = {
+        group: np.mean([row["train_seconds"] for row in rows if row["group"] == group] or [0]) / 60
+        for group in ("curve", "systems")
+    }
+    if not minutes["systems"]:
+        return ""
+    return (
+        f"Their ends are the systems of the first table, which trained for {minutes['systems']:.1f} minutes "
+        f"on average, the other points for {minutes['curve']:.1f}."
+    )
+
+
+def confidence(study: Study) -> str:
+    """Calibration, ranking and absent phrases."""
+    rows = [r for r in study.rows(*GROUPS) if _known(r.get("ece")) or _known(r.get("presence_auroc"))]
+    columns = {
+        "system": label(study),
+        "ECE": field("ece", "{:.3f}"),
+        "AURC": field("aurc", "{:.3f}"),
+        "wrong": lambda r: _share(1 - r["acc@0.5"]),
+        "absent phrases": field("n_absent", "{:,.0f}"),
+        "presence AUROC": field("presence_auroc", "{:.3f}"),
+        "presence ECE": field("presence_ece", "{:.3f}"),
+    }
+    return section("Confidence and absent phrases", text.CONFIDENCE, rows, columns)
+
+
+def shipped(study: Study) -> str:
+    """The checkpoints that come with the package."""
+    columns = insert(scores(study), "seeds", SIZE)
+    return section("Shipped checkpoints", text.SHIPPED, study.rows("shipped"), columns)
+
+
+def refcocog(study: Study) -> str:
+    """What is not measured here, how to, and what others report."""
+    model = next(row["model"] for row in study.table.to_dict("records") if row["name"] == study.flagship)
+    rows = [dict(zip(("system", "kind", "val", "test"), line, strict=True)) for line in text.PUBLISHED]
+    columns = {"system": field("system"), "what it is": field("kind")}
+    columns |= {split: field(split, "{:.1f}") for split in ("val", "test")}
+    return f"{text.REFCOCOG.format(model=model)}\n\n{table(rows, columns)}"
+
+
+def section(
+    title: str, lead: str, rows: Sequence[dict], columns: Mapping[str, Column], figure: str = ""
+) -> str:
+    """A heading, what to read off, the table and a figure; nothing where there are no rows."""
+    parts = [f"## {title}", lead, table(rows, columns), figure] if rows else []
+    return "\n\n".join(part for part in parts if part)
+
+
+def scores(study: Study, split: str = "test") -> dict[str, Column]:
+    """Columns of what a system scored on a split."""
+    of_flagship = (study.table["name"] == study.flagship) & (study.table["split"] == split)
+    least = 1 - float(study.table[of_flagship]["acc@0.5"].iloc[0])
+    columns = {
+        "system": label(study),
+        "mIoU": lambda r: _interval(r, "miou"),
+        "Acc@0.5": lambda r: _interval(r, "acc@0.5"),
+        "Acc@0.75": field("acc@0.75", "{:.3f}"),
+        "Acc@0.9": field("acc@0.9", "{:.3f}"),
+        "wrong": lambda r: _share(1 - r["acc@0.5"]),
+        "x": lambda r: f"{(1 - r['acc@0.5']) / least:.2f}" if least else NONE,
+        "difference": lambda r: _difference(r, "acc@0.5"),
+        "semantic": field("semantic_similarity", "{:.3f}"),
+    }
+    columns |= {f"R@{k}": field(f"proposal_recall@{k}", "{:.3f}") for k in (5, 20, "all")}
+    return columns | {"seeds": _seeds}
+
+
+def with_references(study: Study, rows: Sequence[dict]) -> list[dict]:
+    """The rows below those that they are compared with."""
+    there, wanted = {row["name"] for row in rows}, {row["reference"] for row in rows}
+    every = study.table[study.table["split"] == "test"].to_dict("records")
+    return [row for row in every if row["name"] in wanted - there] + list(rows)
+
+
+def differences() -> dict[str, Column]:
+    """Columns of runs that are compared with another one."""
+    return {
+        "mIoU": lambda r: _interval(r, "miou"),
+        "Acc@0.5": lambda r: _interval(r, "acc@0.5"),
+        "difference in mIoU": lambda r: _difference(r, "miou"),
+        "difference in Acc@0.5": lambda r: _difference(r, "acc@0.5"),
+        "seeds": _seeds,
+    }
+
+
+def label(study: Study) -> Column:
+    """The name of a run; the flagship's is bold."""
+    return lambda r: f"**{r['label']}**" if r["name"] == study.flagship else r["label"]
+
+
+def field(name: str, form: str = "{}") -> Column:
+    """What a row has under a name, in a format."""
+    return lambda r: form.format(r[name]) if _known(r.get(name)) else NONE
+
+
+def insert(columns: dict[str, Column], place: str, more: dict[str, Column]) -> dict[str, Column]:
+    """The columns with more of them before `place`."""
+    names = list(columns)
+    at = names.index(place)
+    return {n: columns[n] for n in names[:at]} | more | {n: columns[n] for n in names[at:]}
+
+
+def table(rows: Sequence[dict], columns: Mapping[str, Column]) -> str:
+    """A Markdown table; a column that is empty in all rows is left out."""
+    cells = {name: [column(row).replace("|", "\\|") for row in rows] for name, column in columns.items()}
+    cells = {name: values for name, values in cells.items() if set(values) != {NONE}}
+    lines = [
+        list(cells),
+        [":---" if i == 0 else "---:" for i in range(len(cells))],
+        *zip(*cells.values(), strict=True),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _known(value: object) -> bool:
+    return value is not None and not pd.isna(value)
+
+
+def _share(value: float | None) -> str:
+    return f"{value:.3f}" if _known(value) else NONE
+
+
+def _interval(row: dict, name: str) -> str:
+    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+
+
+def _difference(row: dict, name: str) -> str:
+    key = f"{name}_difference"
+    if not _known(row.get(key)):
+        return NONE
+    return f"{row[key]:+.3f} [{row[f'{key}_low']:+.3f}, {row[f'{key}_high']:+.3f}]"
+
+
+def _seeds(row: dict) -> str:
+    return f"{row['seeds']}" + (f" (±{row['seed_spread']:.3f})" if _known(row["seed_spread"]) else "")
+
+
+def _millions(name: str) -> Column:
+    return lambda r: f"{r[name] / 1e6:.2f} M" if _known(r.get(name)) else NONE
+
+
+def _minutes(row: dict) -> str:
+    return f"{row['train_seconds'] / 60:.1f}" if row.get("train_seconds") else NONE
+
+
+SIZE: dict[str, Column] = {
+    "parameters, head": _millions("head_parameters"),
+    "all": _millions("parameters"),
+}
+SPEED: dict[str, Column] = {
+    "trained": _millions("trained_parameters"),
+    "minutes": _minutes,
+    "pairs/s": field("pairs_per_second", "{:,.0f}"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line; gather, or write the page and its figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gather", type=Path, nargs="+", metavar="DIR", help="directories of the study")
+    parser.add_argument("--flagship", help="name of the run to compare with (with --gather)")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--negative", type=Path, default=NEGATIVE, help="text on what did not work")
+    parser.add_argument("--out", type=Path, default=ROOT, help="folder of RESULTS.md and Visuals/")
+    options = parser.parse_args(arguments)
+    try:
+        if options.gather:
+            save(options.results, gather(options.gather, options.flagship))
+            print(f"{options.results}: {options.results.stat().st_size:,} bytes")
+            return 0
+        study = load(options.results)
+    except ResultsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    written = page(study, options.negative.read_text() if options.negative.is_file() else "")
+    write_atomically(options.out / "RESULTS.md", written.encode())
+    for name, (draw, groups) in FIGURES.items():
+        if all(study.rows(group) for group in groups):
+            draw(study, options.out / "Visuals" / name)
+    print(f"{options.out / 'RESULTS.md'}: written, with its figures in {options.out / 'Visuals'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The prose of RESULTS.md, and the numbers that others published: what does not come from `results.pkl`."""
+
+from __future__ import annotations
+
+PUBLISHED = (  # (system, what it is, Acc@0.5 in percent on umd val, on umd test), from the papers
+    ("ReSC-large", "one-stage, recursive", 67.5, 66.6),
+    ("TransVG, R101", "transformer fusion", 68.7, 68.0),
+    ("CLIP-VG, B/16", "frozen CLIP, transformer fusion", 73.2, 72.5),
+    ("Dynamic-MDETR", "dynamic sampling", 74.1, 74.5),
+    ("TransVG++", "language-conditioned ViT", 76.2, 76.3),
+    ("HiVG-B", "hierarchical adaptation of CLIP", 78.3, 78.8),
+    ("SimVG-L", "BEiT-3", 85.7, 86.7),
+    ("OneRef-L", "BEiT-3", 88.1, 89.3),
+    ("ReCLIP", "zero-shot: proposals ranked by CLIP", 59.3, 59.0),
+    ("Grounding DINO-T", "zero-shot", 60.4, 59.7),
+)
+
+SPLITS = {
+    "test": "test",
+    "novel": "novel, whose referred objects are of pairs of colour and shape that no other split shows",
+}
+
+MADE = """\
+# Results on RefScenes
+
+All numbers here are on RefScenes, the drawn data set of this project, but those of others [at the
+end](#refcocog). Made by
+
+```bash
+{commands}
+python -m experiments.report --gather {folders} && python -m experiments.report
+```
+
+{made}
+
+Shares are in [0, 1]. Brackets are 95% intervals: the mean over seeds of each expression, bootstrap over
+pictures. They hold what the draw of pictures does, not what the seed does: that is ± in the column *seeds*,
+the standard deviation of the mIoU. Differences are paired: the same expressions, answered by both. **Bold**
+is `{flagship}`, which the others are compared with."""
+
+SYSTEMS = """\
+*Wrong* is the share of phrases with IoU below 0.5, and *x* that share over the flagship's: read it for how
+many times as often a system errs. *Difference* is that of its Acc@0.5 to the flagship's, *semantic* the
+cosine between predicted and true crop in our small CLIP, and *R@k* the share of phrases that one of a
+system's first k proposals fits: far above Acc@0.5, the boxes are there and the ranking fails."""
+
+COST = """\
+What a system costs. Runs may have shared a GPU, so *minutes* of training and *pairs/s* (phrases trained on
+a second, in the fastest epoch) compare roughly."""
+
+FROZEN = """\
+The same systems with their backbones as they were pretrained, on test: *fine-tuned* repeats the mIoU from
+above, so the distance between the two columns is what training the backbones is worth, where both trained
+for about as long (*minutes* here and above)."""
+
+FAMILIES = """\
+Acc@0.5 on test by family, with the number of expressions: read along a row to see what a system cannot do,
+and down a column to see which kind of phrase is hard for all."""
+
+TRAINING_FREE = """\
+`detector-clip` learns nothing from phrases: our small CLIP picks one of the proposals. *R@all* is its
+ceiling, the share of phrases that any proposal fits. The oracle proposes the annotated boxes, and so
+measures CLIP's choice alone; a trained detector, where one is listed, has seen RefScenes' training pictures
+with all their boxes."""
+
+BLIND = """\
+How far one gets without the picture or without the phrase, on test: only what a system scores above these
+lines is grounding."""
+
+ABLATION = """\
+One change each, everything else the same, on test. An interval without 0 is more than the draw of pictures;
+a difference no larger than the ± of the seeds may still be chance. A row called *unchanged* is the flagship
+trained for as long as those with a change, and then they are compared with it."""
+
+LOSS = """\
+The same model trained with other box losses, on test: compare the columns from left to right, since a loss
+can find as many objects and yet draw looser boxes."""
+
+CURVE = "mIoU on test by the number of training pictures: lines that still rise at their ends want more data."
+
+CONFIDENCE = """\
+What a score is worth, on test. *ECE* is how far it is from the IoU that it predicts (0 is best). *AURC* is
+the mean share wrong when only the surest phrases are answered, over all shares answered: far below *wrong*
+means that the score knows which answers are bad. *Presence AUROC* is how well phrases that fit nothing in
+their picture are told from those that fit (0.5 is chance)."""
+
+SHIPPED = "What `Grounder.load(NAME)` gives without any training, on test."
+
+REFCOCOG = """\
+## RefCOCOg
+
+**Nothing here was run on RefCOCOg**: neither its photographs nor pretrained weights were to be had where
+this page was made. With both, these commands measure it (the [README](README.md) explains them):
+
+```bash
+python -m vg_utils prepare refcocog --root data/refcocog
+python -m vg_utils train --preset refcocog --model {model} --data data/refcocog --out runs/refcocog
+python -m vg_utils evaluate runs/refcocog --data data/refcocog --split test --json test.json
+```
+
+Published by others on RefCOCOg, Acc@0.5 in percent on its `umd` partition, as their papers give it and not
+reproduced here: read off where a system trained on RefCOCOg has to stand. RefScenes is another task, and no
+number above can be set beside these."""

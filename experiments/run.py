@@ -1,0 +1,245 @@
+"""Train and score every system on RefScenes: `python -m experiments.run --out runs/study`.
+
+The runs are those of `experiments.plan`. Each is trained into a directory of its own and scored on test and
+novel; its results are a pickle. Give the same command again and it goes on where it stopped. With several
+GPUs, or `--slots` above 1, runs go side by side, and their minutes are those of runs that share a GPU so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import multiprocessing as mp
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+
+from experiments.plan import SHIPPED, SIZE, Run, shuffled, study
+from vg_utils.checkpoints import save_pickle, ship
+from vg_utils.config import Config
+from vg_utils.data import load_examples
+from vg_utils.data.resident import ResidentPictures
+from vg_utils.data.scenes import write_scenes
+from vg_utils.data.transforms import EvalTransform
+from vg_utils.metrics import breakdown
+from vg_utils.models.base import GroundingModel
+from vg_utils.models.shipped import WEIGHTS_DIR
+
+# Asks the driver's library whether there is a GPU, without initialising it, which no forked process survives.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
+RENDERED = {"train": 50_000, "val": 2_000, "test": 4_000, "novel": 4_000}  # pictures of the full RefScenes
+COMMAND = "python -m experiments.run --out runs/study"
+PROBE_BATCHES = 12  # from whose second pass the speed is taken
+SIMILARITY_IMAGES = 1_000  # of each split, whose crops CLIP compares
+
+
+@dataclass
+class Job:
+    """One run with one seed."""
+
+    run: Run
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.name}-{self.seed}"
+
+
+class Pictures:
+    """The splits: read and decoded once, before the processes part, and held on a process's own device."""
+
+    def __init__(self, root: Path, size: int, workers: int, shuffle: bool) -> None:
+        self.root, self.device = root, "cpu"
+        self.held: dict[tuple[str, bool], ResidentPictures] = {}
+        for split in RENDERED:
+            plain = ResidentPictures(load_examples(root, split, strict=True), size, "cpu", workers)
+            self.held[split, False] = plain
+            if shuffle:
+                self.held[split, True] = plain.with_examples(shuffled(plain.examples))
+
+    def on(self, device: str) -> Pictures:
+        """The same on a device."""
+        moved = copy.copy(self)
+        moved.device, moved.held = device, {}
+        images = {}
+        for (split, shuffle), pictures in self.held.items():
+            images[split] = images.get(split, pictures.images).to(device)
+            pictures = copy.copy(pictures)
+            pictures.images = images[split]  # shared by the plain and the shuffled
+            moved.held[split, shuffle] = pictures.to(device)
+        return moved
+
+
+def do(job: Job, pictures: Pictures, out: Path, seconds: float) -> dict:
+    """Train for about so many seconds and score; what comes back is plain data and pandas frames."""
+    from vg_utils.engine import fit
+    from vg_utils.evaluation import evaluate_model
+    from vg_utils.predictor import Grounder
+
+    run = job.run
+    config = replace(run.config, train=replace(run.config.train, seed=job.seed))
+    config = replace(config, data=replace(config.data, root=str(pictures.root)))
+    splits = {name: pictures.held[name, run.shuffle] for name in ("train", "val")}
+    if run.images:
+        splits["train"] = splits["train"].first(run.images)
+    epochs = epochs_for(config, splits, seconds * run.share, out / "probes" / job.name)
+    config = replace(config, train=replace(config.train, epochs=epochs))
+    started = time.perf_counter()
+    history = fit(config, out / "runs" / job.name, resume=True, progress=False, splits=splits)
+    whole = time.perf_counter() - started
+    grounder = Grounder.load(out / "runs" / job.name, pictures.device)
+    model = grounder.model
+    found = outcome(run, job.seed, COMMAND) | costs(model, history, whole)
+    found |= {"images": len(splits["train"].examples)}
+    for split in ("test", "novel"):
+        held = pictures.held[split, run.shuffle]
+        where = ("RefScenes", split, pictures.device)
+        plain = EvalTransform(config.model.image_size)
+        batches = held.loader(64, plain, shuffle=False, absent=None if model.learns_presence else 0)
+        rows, results, _ = evaluate_model(
+            model, held.examples, config.model, *where, similarity=False, batches=batches
+        )
+        if run.similarity:
+            some = held.examples[:SIMILARITY_IMAGES]
+            judged = evaluate_model(model, some, config.model, *where, workers=2).results
+            results |= {k: judged[k] for k in ("semantic_similarity", "text_similarity", "category_recall")}
+        add_split(found, split, rows, results)
+    return found
+
+
+def outcome(run: Run, seed: int, command: str) -> dict:
+    """What a run is, for its scores to be added (see `experiments.results`)."""
+    found = {key: getattr(run, key) for key in ("name", "group", "label")}
+    found |= {"model": run.config.model.name, "seed": seed, "command": command, "history": []}
+    return found | {"results": {}, "by": {}, "rows": {}}
+
+
+def costs(model: GroundingModel, history: list[dict], seconds: float) -> dict:
+    """Parameters, and the time that training took."""
+    backbones = {id(p) for b in model.backbones().values() for p in b.parameters()}
+    return {
+        "train_seconds": sum(epoch["seconds"] for epoch in history),
+        "seconds": seconds,
+        "pairs_per_second": max(epoch["pairs_per_second"] for epoch in history),
+        "val_miou": max(epoch["val_miou"] for epoch in history),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "head_parameters": sum(p.numel() for p in model.parameters() if id(p) not in backbones),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "history": history,
+    }
+
+
+def add_split(found: dict, split: str, rows: pd.DataFrame, results: dict) -> None:
+    """Put the scores of a split to what is known of a run, the rows in little space."""
+    small = {"image_id": "int32", "sent_id": "int32", "family": "category"}
+    small |= {"iou": "float16", "score": "float16"}
+    found["results"][split] = results
+    found["by"][split] = breakdown(rows)
+    found["rows"][split] = rows[list(small)].astype(small)
+
+
+def epochs_for(config: Config, splits: dict[str, ResidentPictures], seconds: float, probe: Path) -> int:
+    """How many epochs fill the time, by the speed of a short training under the same conditions."""
+    from vg_utils.engine import fit
+
+    batch = config.train.batch_images
+    few = splits["train"].first(min(PROBE_BATCHES * batch, len(splits["train"].examples)))
+    shutil.rmtree(probe, ignore_errors=True)
+    short = replace(config, train=replace(config.train, epochs=2, similarity_images=0))
+    history = fit(short, probe, progress=False, splits={"train": few, "val": splits["val"].first(4)})
+    shutil.rmtree(probe)
+    steps = -(-len(few.examples) // batch)
+    per_epoch = history[-1]["seconds"] / steps * len(splits["train"].examples) / batch
+    return max(1, round(seconds / per_epoch))
+
+
+def work(gpu: str | None, jobs: mp.Queue, pictures: Pictures, options: argparse.Namespace) -> None:
+    """Take jobs until there are none, on the GPU of that number."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    torch.set_num_threads(1)
+    pictures = pictures.on("cpu" if gpu is None else "cuda")
+    while (job := jobs.get()) is not None:
+        path = options.out / "results" / f"{job.name}.pkl"
+        try:
+            found = do(job, pictures, options.out, 60 * options.minutes)
+            found["device"] = torch.cuda.get_device_name() if gpu is not None else "CPU"
+            save_pickle(path, found)
+            line = "  ".join(
+                f"{s}: {r['miou']:.3f} / {r['acc@0.5']:.3f}" for s, r in found["results"].items()
+            )
+            print(f"{job.name}: {found['train_seconds']:.0f} s, {line}", flush=True)
+        except Exception:  # one run's failure is not the others'
+            print(f"{job.name}: FAILED\n{traceback.format_exc()}", flush=True)
+
+
+def run_all(runs: Sequence[Run], options: argparse.Namespace) -> None:
+    """All runs with their seeds, those that are done already left out."""
+    (options.out / "results").mkdir(parents=True, exist_ok=True)
+    jobs = [Job(run, seed) for run in runs for seed in range(run.seeds)]
+    waiting = [job for job in jobs if not (options.out / "results" / f"{job.name}.pkl").exists()]
+    gpus = visible_gpus() or [None]
+    slots = (gpus * options.slots)[: len(waiting)]
+    # Forked before any of them has touched a GPU: what is read and decoded here is theirs without a copy.
+    context = mp.get_context("fork")
+    queue = context.Queue()
+    for job in [*waiting, *[None] * len(slots)]:
+        queue.put(job)
+    workers = 0 if gpus == [None] else max(1, (os.cpu_count() or 1) - 1)
+    pictures = Pictures(options.data, SIZE, workers, any(run.shuffle for run in runs))
+    processes = [context.Process(target=work, args=(gpu, queue, pictures, options)) for gpu in slots]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+
+def visible_gpus() -> list[str]:
+    """The numbers of the GPUs that may be used."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return chosen.split(",") if chosen else [str(i) for i in range(torch.cuda.device_count())]
+
+
+def draw(root: Path) -> None:
+    """Draw RefScenes, in a process of its own: this one has to fork, so it may not touch a GPU."""
+    others = {split: count for split, count in RENDERED.items() if split != "train"}
+    arguments = {"root": root, "images": RENDERED["train"], "size": SIZE, "seed": 0, "counts": others}
+    process = mp.get_context("spawn").Process(target=write_scenes, kwargs=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"drawing RefScenes into {root} failed with exit status {process.exitcode}")
+
+
+def main() -> None:
+    """Draw RefScenes, train everything, ship what is shipped."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/refscenes"), help="drawn where it is not there"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/study"))
+    parser.add_argument("--minutes", type=float, default=4.0, help="training time of a main run")
+    parser.add_argument("--slots", type=int, default=1, help="runs side by side on a GPU")
+    parser.add_argument("--only", nargs="*", help="names of runs; default: all")
+    parser.add_argument("--ship", type=Path, help="folder for the checkpoints that come with the package")
+    options = parser.parse_args()
+    draw(options.data)
+    runs = [run for run in study() if not options.only or run.name in options.only]
+    run_all(runs, options)
+    if options.ship:
+        tokens = load_file(WEIGHTS_DIR / "scenes-rn.safetensors")["token_embedding.rows"].tolist()
+        for name in SHIPPED:
+            ship(options.out / "runs" / f"{name}-0", options.ship / name, tokens)
+
+
+if __name__ == "__main__":
+    main()

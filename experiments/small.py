@@ -1,0 +1,114 @@
+"""The seeds' systems on a processor, in half an hour: `python -m experiments.small --out runs/small`.
+
+What `experiments.run` does on GPUs with 50,000 pictures, this does with the few of `make run`: the preset
+`scenes`, frozen backbones, features cached once. Beside them `detector-clip` in its modes, and what does not
+look. Give the same command again and it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.plan import SYSTEMS, Run
+from experiments.run import add_split, costs, outcome
+from vg_utils.checkpoints import save_pickle
+from vg_utils.config import Config, set_fields
+from vg_utils.loaders import load_split
+from vg_utils.pipeline import evaluate_constant, evaluate_run, prepare_data
+from vg_utils.predictor import Grounder, default_device
+from vg_utils.presets import preset
+
+COMMAND = "python -m experiments.small --out runs/small"
+TRAINED = ("clip-hrnet", "clip-rpn-concat", "clip-rpn-pooled", "clip-rpn-tokens")
+MODES = ("crop", "crop+blur", "global-local")
+SPLITS = ("test", "novel")
+
+
+def train_and_score(run: Run, seed: int, out: Path) -> dict:
+    """One system, trained and scored as the command line does it."""
+    from vg_utils.engine import fit
+
+    config, directory = set_fields(run.config, train__seed=seed), out / "runs" / f"{run.name}-{seed}"
+    started = time.perf_counter()
+    history = fit(config, directory, resume=True)
+    seconds = time.perf_counter() - started
+    found = outcome(run, seed, COMMAND) | costs(Grounder.load(directory).model, history, seconds)
+    found["images"] = len(load_split(config, "train"))
+    for split in SPLITS:
+        add_split(found, split, *evaluate_run(directory, load_split(config, split), "RefScenes", split)[:2])
+    return found
+
+
+def score_detector(run: Run, seed: int, out: Path) -> dict:
+    """`detector-clip`, which learns nothing."""
+    from vg_utils.models.detector_clip import build_detector_clip
+
+    found = outcome(run, seed, COMMAND)
+    system = build_detector_clip(run.config.model, default_device())
+    for split in SPLITS:
+        scored = system.evaluate(load_split(run.config, split), "RefScenes", split)
+        add_split(found, split, scored[0], scored[1])
+    return found
+
+
+def score_constant(run: Run, seed: int, out: Path) -> dict:
+    """The one box that is best on the training pictures."""
+    found, chosen_on = outcome(run, seed, COMMAND), load_split(run.config, "train")
+    for split in SPLITS:
+        examples = load_split(run.config, split)
+        add_split(found, split, *evaluate_constant(chosen_on, examples, "RefScenes", split)[:2])
+    return found
+
+
+def plan() -> list[tuple[Run, int, Callable[[Run, int, Path], dict]]]:
+    """Every run, how many seeds it has and what does it."""
+    runs: list[tuple[Run, int, Callable[[Run, int, Path], dict]]] = []
+    for name in TRAINED:
+        model, changes = SYSTEMS[name]
+        config = set_fields(preset("scenes", model), train__similarity_images=0, **changes)
+        runs.append((Run(name, "systems", name, config), 1, train_and_score))
+    for mode in MODES:
+        for prior in (True, False):
+            config: Config = set_fields(
+                preset("scenes", "detector-clip"),
+                model__detector_clip__mode=mode,
+                model__detector_clip__spatial_prior=prior,
+            )
+            label = f"oracle proposals, {mode}{'' if prior else ', no spatial prior'}"
+            name = f"detector-clip-{mode.replace('+', '-')}{'' if prior else '-no-prior'}"
+            runs.append((Run(name, "training-free", label, config), 1, score_detector))
+    blind = set_fields(preset("scenes", "text-only"), train__similarity_images=0, train__cache_views=1)
+    runs.append((Run("text-only", "blind", "text-only", blind), 1, train_and_score))
+    runs.append((Run("constant-box", "blind", "constant box", blind), 1, score_constant))
+    return runs
+
+
+def main() -> None:
+    """Run what has not been run yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="data/scenes", help="drawn where it is not there")
+    parser.add_argument("--out", type=Path, default=Path("runs/small"))
+    parser.add_argument("--only", nargs="*", help="names of runs; default: all")
+    options = parser.parse_args()
+    prepare_data(set_fields(preset("scenes"), data__root=options.data))
+    for run, seeds, do in plan():
+        run = replace(run, config=set_fields(run.config, data__root=options.data))
+        for seed in range(seeds):
+            path = options.out / "results" / f"{run.name}-{seed}.pkl"
+            if path.exists() or (options.only and run.name not in options.only):
+                continue
+            print(f"\n{run.name}, seed {seed}", flush=True)
+            found = do(run, seed, options.out) | {"device": str(default_device()).upper()}
+            save_pickle(path, found)
+            scores = [
+                f"{split} {r['miou']:.3f} / {r['acc@0.5']:.3f}" for split, r in found["results"].items()
+            ]
+            print(f"{run.name}: mIoU / Acc@0.5: {', '.join(scores)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

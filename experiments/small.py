@@ -23,7 +23,14 @@ from vg_utils.predictor import Grounder, default_device
 from vg_utils.presets import preset
 
 COMMAND = "python -m experiments.small --out runs/small"
-TRAINED = ("clip-hrnet", "clip-rpn-concat", "clip-rpn-pooled", "clip-rpn-tokens")
+TRAINED = (
+    "dense-grounder",
+    "clip-hrnet",
+    "transvg",
+    "clip-rpn-concat",
+    "clip-rpn-pooled",
+    "clip-rpn-tokens",
+)
 MODES = ("crop", "crop+blur", "global-local")
 SPLITS = ("test", "novel")
 

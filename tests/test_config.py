@@ -16,8 +16,9 @@ from vg_utils.config import (
     DetectorClipConfig,
     ModelConfig,
     nearest,
+    set_fields,
 )
-from vg_utils.presets import PRESETS, TRAIN_OVERRIDES, preset, random_init, with_fast
+from vg_utils.presets import OVERRIDES, PRESETS, preset, random_init, with_fast
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -115,11 +116,11 @@ def test_presets_are_what_they_say():
     assert preset("refcocog").train.optimizer == "adamw"
 
 
-@pytest.mark.parametrize("key", TRAIN_OVERRIDES)
-def test_models_with_their_own_optimisation_get_it(key):
-    train = preset(*key).train
-    assert {name: getattr(train, name) for name in TRAIN_OVERRIDES[key]} == TRAIN_OVERRIDES[key]
-    assert train.epochs == preset(key[0]).train.epochs
+@pytest.mark.parametrize("key", OVERRIDES)
+def test_models_with_a_recipe_of_their_own_get_it(key):
+    name, model = key
+    config, usual = preset(name, model), set_fields(preset(name), model__name=model)
+    assert config == set_fields(usual, **OVERRIDES[key]) != usual
 
 
 def test_unknown_preset_names_the_nearest():

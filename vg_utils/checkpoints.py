@@ -199,11 +199,15 @@ def find_checkpoint(name: str | Path) -> Path:
     for directory in (Path(name).expanduser(), WEIGHTS_DIR / name):
         if (directory / "config.json").is_file() and (_current(directory / "checkpoint")).is_dir():
             return directory
-    shipped = sorted(str(p.parent.relative_to(WEIGHTS_DIR)) for p in WEIGHTS_DIR.glob("*/*/config.json"))
     raise CheckpointError(
         f"{name}: expected a run directory (config.json and checkpoint/) or one of the shipped "
-        f"checkpoints: {', '.join(shipped) or 'none'}"
+        f"checkpoints: {', '.join(shipped_checkpoints()) or 'none'}"
     )
+
+
+def shipped_checkpoints(data: str = "*") -> list[str]:
+    """Names of the checkpoints that come with the package, by default of those for any data set."""
+    return sorted(str(p.parent.relative_to(WEIGHTS_DIR)) for p in WEIGHTS_DIR.glob(f"{data}/*/config.json"))
 
 
 def _beside(directory: Path, suffix: str) -> Path:

@@ -160,6 +160,7 @@ class DenseGrounderConfig:
     box_loss: BoxLoss = "l1+giou"
     box_weight: float = 1.0
     heatmap_weight: float = 1.0  # which cells lie in the box: focal + dice
+    cell_weight: float = 0.5  # of the box that each cell in it says
     score_weight: float = 0.2
     presence_weight: float = 0.5  # does the phrase fit anything in the picture
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from vg_utils.checkpoints import find_checkpoint, save_pickle
+from vg_utils.checkpoints import find_checkpoint, save_pickle, shipped_checkpoints
 from vg_utils.confidence import presence_outcomes
 from vg_utils.config import Config, ConfigError
 from vg_utils.data import DataError, GroundingExample, Report, load_examples, load_image
@@ -54,6 +54,8 @@ ALSO_PRINTED = ("proposal", "ece", "aurc", "presence", "n_absent")  # how keys o
 def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
     """Data, training, baselines, test scores, figures: everything, into one run directory.
 
+    Beside them the checkpoints that come with the package for this data set, trained on more of it.
+
     A run that was stopped goes on from its last checkpoint when the same command is given again.
 
     Returns:
@@ -72,6 +74,9 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
         config.model.name: evaluate_run(out, test, name, "test"),
         "text-only": evaluate_run(out / "text-only", test, name, "test"),
         "constant-box": evaluate_constant(load_split(config, "train"), test, name, "test"),
+    }
+    evaluated |= {
+        ready: evaluate_run(ready, test, name, "test") for ready in shipped_checkpoints(config.preset)
     }
     results = {system: evaluation.results for system, evaluation in evaluated.items()}
     rows = {system: evaluation.rows for system, evaluation in evaluated.items()}

@@ -111,6 +111,7 @@ def dense_grounder(search: Search) -> None:
     search.one_of(f"{part}.coordinates", (True, False))
     _box_loss(search, part, delta=False)
     search.real(f"{part}.heatmap_weight", 0.1, 3.0, log=True)
+    search.real(f"{part}.cell_weight", 0.1, 2.0, log=True)
     search.real(f"{part}.score_weight", 0.03, 1.0, log=True)
     if search.base.data.absent:  # without phrases that fit nothing there is nothing to weigh
         search.real(f"{part}.presence_weight", 0.1, 2.0, log=True)

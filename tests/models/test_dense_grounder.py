@@ -108,16 +108,15 @@ def test_a_model_that_is_told_the_places_answers_a_mirrored_map_with_other_boxes
     for told in (True, False):
         model = build_small(NAME, model__dense_grounder__coordinates=told).eval()
         for block in model.blocks:  # 3 x 3 convolutions see the edges: 1 x 1 in effect
-            for convolution in (block.conv_in, block.conv_out):
-                convolution.weight[:, :, :, (0, 2)] = 0
-                convolution.weight[:, :, (0, 2)] = 0
+            block.conv_out.weight[:, :, :, (0, 2)] = 0
+            block.conv_out.weight[:, :, (0, 2)] = 0
         maps = {
             name: value.mean((2, 3), keepdim=True).expand_as(value)
             for name, value in model.encode_images(batch.images[:1]).items()
         }
         for block in model.pyramid.blocks:
             block.layers[-1].weight.zero_()
-        heatmap = model(maps, model.encode_texts(tokens), index)["heatmap_logits"]
+        heatmap = model(maps, model.encode_texts(tokens), index)["heatmap_logits"][:, -1]
         assert (heatmap.std() > 1e-3) == told
 
 
@@ -145,13 +144,16 @@ def test_an_absent_phrase_teaches_presence_and_an_empty_map_and_nothing_else(bat
     outputs = model.predict(batch.images, batch.tokens, batch.image_index)
     targets = batch.target_boxes_cxcywh
     absent = targets[:, 2] == 0
-    read = ("boxes_cxcywh", "score_logit", "presence_logit", "heatmap_logits")
+    read = ("boxes_cxcywh", "score_logit", "presence_logit", "heatmap_logits", "cells_cxcywh")
     leaves = {name: outputs[name].detach().requires_grad_() for name in read}
     weighted_loss(model, leaves, targets).backward()
     reached = {name: value.grad.flatten(1).any(1) if value.ndim > 1 else value.grad != 0
                for name, value in leaves.items()}  # fmt: skip
     assert torch.equal(reached["boxes_cxcywh"], ~absent)
     assert torch.equal(reached["score_logit"], ~absent)
+    inside = cells_in_box(targets, SIZE // 16).flatten(1)  # only these cells know where the sides are
+    of_cells = leaves["cells_cxcywh"].grad.any(3)  # (N, K, G * G)
+    assert torch.equal(of_cells, inside[:, None].expand_as(of_cells))
     assert reached["presence_logit"].all()
     assert reached["heatmap_logits"].all()
     assert (leaves["heatmap_logits"].grad[absent] > 0).all()  # down, everywhere
@@ -162,18 +164,20 @@ def test_an_absent_phrase_teaches_presence_and_an_empty_map_and_nothing_else(bat
 def test_losses_are_least_at_the_truth():
     model = build_small(NAME)
     targets = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.3, 0.7, 0.2, 0.4], [0.0, 0.0, 0.0, 0.0]])
-    maps = torch.where(cells_in_box(targets, 4), 9.0, -9.0)
+    maps = torch.where(cells_in_box(targets, 4), 9.0, -9.0)[:, None].repeat(1, 2, 1, 1)  # of two blocks
     truth = {
         "boxes_cxcywh": targets.clone(),
         "heatmap_logits": maps,
+        "cells_cxcywh": targets[:, None, None].repeat(1, 2, 16, 1),
         "score_logit": torch.full((3,), 9.0),
         "presence_logit": torch.tensor([9.0, 9.0, -9.0]),
     }
     assert all(value < 0.02 for value in model.losses(truth, targets).values())
     names = {"boxes_cxcywh": ("l1", "giou", "score"), "heatmap_logits": ("heatmap",)}
     names |= {"score_logit": ("score",), "presence_logit": ("presence",)}
+    names |= {"cells_cxcywh": ("cell_l1", "cell_giou")}
     for part, expected in names.items():
-        wrong = truth | {part: 1 - truth[part] if part == "boxes_cxcywh" else -truth[part]}
+        wrong = truth | {part: 1 - truth[part] if "cxcywh" in part else -truth[part]}
         worse = {name for name, value in model.losses(wrong, targets).items() if value > 0.05}
         assert worse == set(expected)
 

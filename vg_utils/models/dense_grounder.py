@@ -5,6 +5,9 @@ scales and shifts the channels of a convolution (FiLM, Perez et al. 2018), which
 cells attend to each other and to the words, which settles relations and order. Every cell says whether it
 lies in the box and how far the four sides are (as in FCOS, Tian et al. 2019), and the box is the mean of what
 the cells say, weighted by how sure they are to lie in it. That map is the heatmap shown to people.
+
+The same layers read every block's map, and each reading is trained (deep supervision, Lee et al. 2015, as of
+DETR's decoder layers, Carion et al. 2020, section 3.2), as is the box that each cell of the object says.
 """
 
 from __future__ import annotations
@@ -17,7 +20,14 @@ from torch.nn import functional as F
 
 from vg_utils.boxes import paired_iou, to_cxcywh, to_xyxy
 from vg_utils.config import DenseGrounderConfig, ModelConfig
-from vg_utils.losses import box_loss_weights, box_losses, heatmap_losses, masked_mean, present
+from vg_utils.losses import (
+    box_loss_weights,
+    box_losses,
+    cells_in_box,
+    heatmap_losses,
+    masked_mean,
+    present,
+)
 from vg_utils.models.base import Features, per_expression
 from vg_utils.models.pyramid import PyramidModel
 
@@ -40,7 +50,9 @@ class DenseGrounder(PyramidModel):
         super().__init__(config)
         head = config.dense_grounder
         self.box_loss = head.box_loss
+        of_cells = box_loss_weights(head.box_loss, head.cell_weight)
         self.loss_weights = box_loss_weights(head.box_loss, head.box_weight) | {
+            **{f"cell_{name}": weight for name, weight in of_cells.items()},
             "heatmap": head.heatmap_weight,
             "score": head.score_weight,
             "presence": head.presence_weight,
@@ -52,6 +64,7 @@ class DenseGrounder(PyramidModel):
         self.place = nn.Conv2d(len(self.places), channels, 1) if head.coordinates else None
         self.project_text = nn.Linear(self.clip.embed_dim, channels)
         self.project_words = nn.Linear(self.clip.text_width, channels) if head.words else None
+        self.mix_words = _encoder_layer(channels, head) if head.words else None
         self.blocks = nn.ModuleList(ConditionedBlock(channels, head) for _ in range(head.blocks))
         self.norm = nn.GroupNorm(8, channels)
         self.cell = nn.Sequential(  # of each cell: in the box or not, and the distances to its four sides
@@ -73,49 +86,67 @@ class DenseGrounder(PyramidModel):
 
         Returns:
             `boxes_cxcywh` (N, 4); `score` (N,), predicted IoU; `presence` (N,), probability that the phrase
-            fits anything in the picture; `heatmap` (N, G, G), probability of each cell to lie in the box; and
-            the logits of the last three, `score_logit` and `presence_logit` before temperature.
+            fits anything in the picture; `heatmap` (N, G, G), probability of each cell to lie in the box.
+            For the losses also `score_logit` and `presence_logit`, before temperature, and of each of the K
+            blocks `heatmap_logits` (N, K, G, G) and what every cell says, `cells_cxcywh` (N, K, G * G, 4).
         """
         maps = self.pyramid(image_features)  # (B, C, G, G)
         if self.place is not None:
             maps = maps + self.place(self.places)
-        pooled = self.project_text(text_features["pooled"])  # (N, C)
-        words, padding = pooled[:, None], None  # (N, 1, C): the one word that there is
-        if self.reads_words:
-            words, padding = self.project_words(text_features["tokens"]), text_features["mask"] < 0.5
+        pooled, words, padding = self._read_phrase(text_features)
         x = per_expression(maps, image_index)  # (N, C, G, G)
+        seen, cells = [], []
         for block in self.blocks:
             x = block(x, pooled, words, padding)
-        x = self.norm(x)
-        cells = self.cell(x).float().flatten(2)  # (N, 5, G * G)
-        logits, sides = cells[:, 0], F.softplus(cells[:, 1:])
-        weights = logits.softmax(dim=1)  # (N, G * G)
-        corners = torch.cat([self.centres.T - sides[:, :2], self.centres.T + sides[:, 2:]], dim=1)
-        boxes = to_cxcywh((corners * weights[:, None]).sum(2))  # (N, 4)
-        seen = x.flatten(2).float()
-        found = (seen * weights[:, None]).sum(2)  # (N, C): what is where the box is
-        summary = [found, seen.amax(2), pooled.float(), logits.amax(1, keepdim=True)]
+            seen.append(self.norm(x))
+            cells.append(self.cell(seen[-1]))  # (N, 5, G, G)
+        steps = torch.stack(cells, dim=1).float().flatten(3)  # (N, K, 5, G * G)
+        logits, sides = steps[:, :, 0], F.softplus(steps[:, :, 1:])
+        corners = torch.cat([self.centres.T - sides[:, :, :2], self.centres.T + sides[:, :, 2:]], dim=2)
+        weights = logits[:, -1].softmax(dim=1)  # (N, G * G): the last block answers
+        boxes = to_cxcywh((corners[:, -1] * weights[:, None]).sum(2))  # (N, 4)
+        map_ = seen[-1].flatten(2).float()
+        found = (map_ * weights[:, None]).sum(2)  # (N, C): what is where the box is
+        summary = [found, map_.amax(2), pooled.float(), logits[:, -1].amax(1, keepdim=True)]
         verdict = self.judge(torch.cat(summary, dim=1)).float()  # (N, 2)
         score, presence = (verdict / self.temperatures).sigmoid().unbind(1)
-        heatmap_logits = logits.unflatten(1, self.places.shape[1:])
+        heatmap_logits = logits.unflatten(2, self.places.shape[1:])
         return {
             "boxes_cxcywh": boxes,
             "score": score,
             "presence": presence,
-            "heatmap": heatmap_logits.sigmoid(),
-            "heatmap_logits": heatmap_logits,
+            "heatmap": heatmap_logits[:, -1].sigmoid(),
             "score_logit": verdict[:, 0],
             "presence_logit": verdict[:, 1],
+            "heatmap_logits": heatmap_logits,
+            "cells_cxcywh": to_cxcywh(corners.transpose(2, 3)),
         }
+
+    def _read_phrase(self, text_features: Features) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Features of text -> the phrase (N, C), its words (N, L, C), and which are padding (N, L)."""
+        pooled = self.project_text(text_features["pooled"])
+        if not self.reads_words:
+            return pooled, pooled[:, None], None  # the one word that there is
+        words, padding = self.project_words(text_features["tokens"]), text_features["mask"] < 0.5
+        # A word of CLIP's knows only those before it. Here the words and the phrase see each other.
+        sentence = torch.cat([pooled[:, None], words], dim=1)  # (N, 1 + L, C)
+        sentence = self.mix_words(sentence, src_key_padding_mask=F.pad(padding, (1, 0)))
+        return sentence[:, 0], sentence[:, 1:], padding
 
     def losses(self, outputs: Features, target_boxes_cxcywh: Tensor) -> Features:
         """Of rows of zeros, phrases that fit nothing, only presence and an empty heatmap are learned."""
         boxes, there = outputs["boxes_cxcywh"], present(target_boxes_cxcywh)
         iou = paired_iou(to_xyxy(boxes.detach()), to_xyxy(target_boxes_cxcywh)).clamp(0, 1)
         score = F.binary_cross_entropy_with_logits(outputs["score_logit"], iou, reduction="none")
+        logits, cells = outputs["heatmap_logits"], outputs["cells_cxcywh"]
+        of_steps = target_boxes_cxcywh[:, None].expand(-1, logits.shape[1], -1)  # (N, K, 4)
+        inside = cells_in_box(target_boxes_cxcywh, logits.shape[-1]).flatten(1)  # (N, G * G)
+        of_cells = (of_steps[:, :, None] * inside[:, None, :, None]).flatten(0, 2)  # outside: zeros, no box
+        cell_losses = box_losses(self.box_loss, cells.flatten(0, 2), of_cells)
         return {
             **box_losses(self.box_loss, boxes, target_boxes_cxcywh),
-            "heatmap": heatmap_losses(outputs["heatmap_logits"], target_boxes_cxcywh),
+            **{f"cell_{name}": loss for name, loss in cell_losses.items()},
+            "heatmap": heatmap_losses(logits.flatten(0, 1), of_steps.flatten(0, 1)),
             "score": masked_mean(score, there),
             "presence": F.binary_cross_entropy_with_logits(outputs["presence_logit"], there.float()),
         }
@@ -135,7 +166,7 @@ class ConditionedBlock(nn.Module):
         self.read = nn.MultiheadAttention(channels, head.heads, head.dropout, batch_first=True)
         self.film = nn.Linear(channels, 2 * channels)
         self.norm_in, self.norm_film = nn.GroupNorm(8, channels), nn.GroupNorm(8, channels, affine=False)
-        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels, channels, 1)
         self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm_attention, self.norm_feed_forward = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.attention = nn.MultiheadAttention(channels, head.heads, head.dropout, batch_first=True)
@@ -165,6 +196,12 @@ class ConditionedBlock(nn.Module):
         cells = cells + self.dropout(seen)
         cells = cells + self.dropout(self.feed_forward(self.norm_feed_forward(cells)))
         return cells.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def _encoder_layer(channels: int, head: DenseGrounderConfig) -> nn.Module:
+    return nn.TransformerEncoderLayer(
+        channels, head.heads, head.feed_forward, head.dropout, batch_first=True, norm_first=True
+    )
 
 
 def cell_centres(grid: int) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vg_utils.config import Config, ConfigError, nearest
+from vg_utils.config import Config, ConfigError, nearest, set_fields
 from vg_utils.presets import PRESETS, preset, random_init, with_fast
 
 REPOSITORY = Path(__file__).parent.parent  # `benchmarks` lies beside `vg_utils`
@@ -148,11 +148,9 @@ def _benchmark(options: argparse.Namespace) -> None:
 
 
 def _tune(options: argparse.Namespace) -> None:
-    from dataclasses import replace
-
     config = _config(options, options.model)
     if options.seed is not None:
-        config = replace(config, train=replace(config.train, seed=options.seed))
+        config = set_fields(config, train__seed=options.seed)
     trials = options.trials if options.trials is not None else 4 if options.fast else 30
     if trials < 1:
         raise _UsageError(f"--trials: expected 1 or more, got {trials}")
@@ -176,17 +174,15 @@ def _later(options: argparse.Namespace) -> None:
 
 def _config(options: argparse.Namespace, model: str) -> Config:
     """Preset, then the shorthands, then every `--any.config.field value`."""
-    from dataclasses import replace
-
     from vg_utils.flags import parse_settings
 
     config = preset(options.preset, model)
     if getattr(options, "data", None):
-        config = replace(config, data=replace(config.data, root=str(options.data)))
+        config = set_fields(config, data__root=str(options.data))
     if getattr(options, "random_init", False):
         config = random_init(config)
     if getattr(options, "cached", False):
-        config = replace(config, train=replace(config.train, cached=True))
+        config = set_fields(config, train__cached=True)
     if getattr(options, "fast", False):
         config = with_fast(config)
     return parse_settings(config, options.settings)

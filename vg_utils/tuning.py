@@ -26,7 +26,6 @@ import time
 import traceback
 import warnings
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import Trial, TrialState
 from tqdm.auto import tqdm
 
-from vg_utils.config import Config, ConfigError
+from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import GroundingExample
 from vg_utils.data.text import tokenize
 from vg_utils.engine import fit
@@ -90,7 +89,7 @@ def tune(
         ConfigError: a model without a space, a study of other settings, or a storage that cannot be used.
     """
     out = Path(out)
-    config = replace(config, train=replace(config.train, similarity_images=0))  # nothing here reads them
+    config = set_fields(config, train__similarity_images=0)  # nothing here reads them
     worker = Worker(config, study_name, out, storage or str(out / "journal.log"), objective)
     try:
         worker.search(trials, timeout, progress)

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from vg_utils import pretraining
+from vg_utils.config import ClipConfig
 from vg_utils.data.text import tokenize
 from vg_utils.models.backbones import ClipBackbone, HRNetBackbone
+from vg_utils.pretraining_corpus import ATTRIBUTES, Corpus, Tokens, draw_corpus, rows_by_scene, vocabulary
 
 SIDES = (64, 32)
 
@@ -22,8 +24,8 @@ def small(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def corpus() -> pretraining.Corpus:
-    return pretraining.draw_corpus("train", 8, 64, "cpu", at_once=5)
+def corpus() -> Corpus:
+    return draw_corpus("train", 8, 64, "cpu", at_once=5)
 
 
 def check_statistics(statistics: dict, state: dict[str, torch.Tensor]) -> None:
@@ -51,7 +53,7 @@ def test_a_corpus_is_what_was_drawn(corpus):
         for row, texts in refs:
             assert corpus.scene[row] == scene
             assert texts
-    whole = pretraining.draw_corpus("train", 8, 64, "cpu", at_once=8)
+    whole = draw_corpus("train", 8, 64, "cpu", at_once=8)
     assert torch.equal(whole.images, corpus.images)
     assert whole.refs == corpus.refs
 
@@ -61,9 +63,7 @@ def test_clip_learns_from_crops_and_marked_pictures(corpus):
     assert isinstance(model, ClipBackbone)
     check_statistics(statistics, model.clip.state_dict())
     torch.manual_seed(0)
-    fresh = dict(
-        ClipBackbone(pretraining.ClipConfig("scenes-rn", "random", "full", "full"), 64).named_parameters()
-    )
+    fresh = dict(ClipBackbone(ClipConfig("scenes-rn", "random", "full", "full"), 64).named_parameters())
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, fresh[name])}
     for part in (
         "clip.visual.conv1",
@@ -85,13 +85,13 @@ def test_hrnet_learns_to_name_and_box_solids(corpus):
     assert isinstance(model, HRNetBackbone)
     check_statistics(statistics, model.net.state_dict())
     losses = pretraining.dense_accuracy(model, head, corpus)
-    assert losses.keys() == {"presence", "box", *pretraining.ATTRIBUTES}
+    assert losses.keys() == {"presence", "box", *ATTRIBUTES}
     assert all(torch.tensor(value).isfinite() and value > 0 for value in losses.values())
 
 
 def test_dense_losses_are_least_at_the_truth(corpus):
     """Cells of a finer grid than the pictures': each belongs to the nearest solid that holds it."""
-    grid, rows = 16, pretraining._rows_by_scene(corpus)
+    grid, rows = 16, rows_by_scene(corpus)
     assert (rows >= 0).sum() == len(corpus.scene)
     head = pretraining.DenseHead(1)
     axis = (torch.arange(grid) + 0.5) / grid
@@ -110,27 +110,27 @@ def test_dense_losses_are_least_at_the_truth(corpus):
                 x1, y1, x2, y2 = corpus.boxes_xyxy[best[1]] / 64
                 sides = torch.stack([x - x1, y - y1, x2 - x, y2 - y])
                 answer = [torch.tensor([20.0]), sides.expm1().log()]
-                for name, label in zip(pretraining.ATTRIBUTES, corpus.labels[best[1]], strict=True):
-                    answer.append(torch.eye(len(pretraining.ATTRIBUTES[name]))[label] * 40)
+                for name, label in zip(ATTRIBUTES, corpus.labels[best[1]], strict=True):
+                    answer.append(torch.eye(len(ATTRIBUTES[name]))[label] * 40)
                 maps[scene, :, i, j] = torch.cat(answer)
     outputs = list(maps.split(head.sizes, dim=1))
     right = pretraining.dense_losses(outputs, corpus, rows)
     assert all(value < 1e-3 for value in right.values())
-    for number, name in enumerate(("presence", "box", *pretraining.ATTRIBUTES)):
+    for number, name in enumerate(("presence", "box", *ATTRIBUTES)):
         wrong = [output.roll(3, dims=3) if i == number else output for i, output in enumerate(outputs)]
         losses = pretraining.dense_losses(wrong, corpus, rows)
         assert {key for key, value in losses.items() if value > 1e-2} == {name}
 
 
 def test_words_have_one_number_each_and_the_vocabulary_holds_them(corpus):
-    words, texts = pretraining.Tokens(torch.device("cpu")), ["the red cube", "a ball", "the red cube"]
+    words, texts = Tokens(torch.device("cpu")), ["the red cube", "a ball", "the red cube"]
     tokens, numbers = words(texts)
     assert numbers.tolist() == [0, 1, 0]
     assert torch.equal(tokens, tokenize(texts, trim=True))
     more, numbers = words(["a ball", "the small cone"])
     assert numbers.tolist() == [1, 2]
     assert torch.equal(more, tokenize(["a ball", "the small cone"], trim=True))
-    vocabulary = pretraining.vocabulary(corpus)
+    kept = vocabulary(corpus)
     phrases = [text for refs in corpus.refs for _, some in refs for text in some]
-    assert set(tokenize([*phrases, "the purple thing"]).unique().tolist()) <= vocabulary
-    assert len(vocabulary) < 1000
+    assert set(tokenize([*phrases, "the purple thing"]).unique().tolist()) <= kept
+    assert len(kept) < 1000

@@ -128,6 +128,12 @@ def test_a_study_is_not_mixed_with_another(quick, tmp_path):
         search(quick, tmp_path, 2, study="other")
     elsewhere = {"data__root": "elsewhere", "data__features": str(tmp_path / "there")}
     search(set_fields(quick, **elsewhere), tmp_path, 2)  # as on another machine
+    of_others = {"model__transvg__layers": 2, "model__pyramid__blocks": 3}
+    search(set_fields(quick, **of_others), tmp_path, 3)  # as with a later preset of another model
+    with pytest.raises(ConfigError, match=r"model.clip_hrnet.hidden is 256 there, 64 here"):
+        search(set_fields(quick, model__clip_hrnet__hidden=64), tmp_path, 4)
+    with pytest.raises(ConfigError, match="of other settings"):
+        search(set_fields(quick, model__name="transvg"), tmp_path, 4)
 
 
 @pytest.mark.parametrize(

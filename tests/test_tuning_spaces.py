@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from vg_utils import tuning
-from vg_utils.config import Config, ConfigError, set_fields
+from vg_utils.config import PART_READERS, Config, ConfigError, set_fields
 from vg_utils.models import MODELS, build_model
 from vg_utils.presets import preset
 from vg_utils.tuning import tune
@@ -78,3 +78,17 @@ def test_a_model_without_a_space(tmp_path):
 
 def test_every_model_that_trains_has_a_space():
     assert set(SPACES) >= set(MODELS) - {"text-only"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_read_the_parts_that_are_said_to_be_theirs(name):
+    """A study is joined although settings of parts that its model does not read differ."""
+    read = set()
+
+    class Watched:
+        def __getattr__(self, part: str):
+            read.add(part)
+            return getattr(preset("scenes", name).model, part)
+
+    build_model(name, Watched())
+    assert read & PART_READERS.keys() == {part for part, models in PART_READERS.items() if name in models}

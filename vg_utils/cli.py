@@ -10,12 +10,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from vg_utils.config import Config, ConfigError, nearest
+from vg_utils.config import Config, ConfigError, nearest, set_fields
 from vg_utils.presets import PRESETS, preset, random_init, with_fast
 
 REPOSITORY = Path(__file__).parent.parent  # `benchmarks` lies beside `vg_utils`
+SHARED_FLAGS: dict[str, dict[str, Any]] = {  # of several verbs
+    "--preset": {"default": "scenes", "help": f"one of {', '.join(PRESETS)} (default: scenes)"},
+    "--model": {"default": "clip-hrnet", "help": "name in vg_utils/models (default: clip-hrnet)"},
+    "--data": {"help": "data set (default: the preset's)"},
+    "--random-init": {"action": "store_true", "help": "backbones from nothing, trained in full"},
+    "--fast": {"action": "store_true", "help": "a budget of seconds, for a first look"},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,11 +148,9 @@ def _benchmark(options: argparse.Namespace) -> None:
 
 
 def _tune(options: argparse.Namespace) -> None:
-    from dataclasses import replace
-
     config = _config(options, options.model)
     if options.seed is not None:
-        config = replace(config, train=replace(config.train, seed=options.seed))
+        config = set_fields(config, train__seed=options.seed)
     trials = options.trials if options.trials is not None else 4 if options.fast else 30
     if trials < 1:
         raise _UsageError(f"--trials: expected 1 or more, got {trials}")
@@ -169,17 +174,15 @@ def _later(options: argparse.Namespace) -> None:
 
 def _config(options: argparse.Namespace, model: str) -> Config:
     """Preset, then the shorthands, then every `--any.config.field value`."""
-    from dataclasses import replace
-
     from vg_utils.flags import parse_settings
 
     config = preset(options.preset, model)
     if getattr(options, "data", None):
-        config = replace(config, data=replace(config.data, root=str(options.data)))
+        config = set_fields(config, data__root=str(options.data))
     if getattr(options, "random_init", False):
         config = random_init(config)
     if getattr(options, "cached", False):
-        config = replace(config, train=replace(config.train, cached=True))
+        config = set_fields(config, train__cached=True)
     if getattr(options, "fast", False):
         config = with_fast(config)
     return parse_settings(config, options.settings)
@@ -197,18 +200,16 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(do=do, takes_settings=settings)
         return added
 
-    def presets(command: argparse.ArgumentParser) -> None:
-        command.add_argument(
-            "--preset", default="scenes", help=f"one of {', '.join(PRESETS)} (default: scenes)"
-        )
+    def shared(command: argparse.ArgumentParser, *flags: str) -> None:
+        for flag in flags:
+            command.add_argument(flag, **SHARED_FLAGS[flag])
 
     command = verb(
         "run", _run, "The main job, start to finish: data, train, evaluate, figures", settings=True
     )
-    presets(command)
+    shared(command, "--preset")
     command.add_argument("--out", help="run directory (default: runs/PRESET)")
-    command.add_argument("--random-init", action="store_true", help="backbones from nothing, trained in full")
-    command.add_argument("--fast", action="store_true", help="a budget of seconds, for a first look")
+    shared(command, "--random-init", "--fast")
 
     command = verb("prepare", _prepare, "Make or download a data set")
     command.add_argument("dataset", choices=["scenes", "refcocog", "refcoco", "refcoco+"])
@@ -223,16 +224,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--workers", type=int, default=16, help="refcoco*: parallel downloads")
 
     command = verb("train", _train, "Train a model", settings=True)
-    presets(command)
-    command.add_argument(
-        "--model", default="clip-hrnet", help="name in vg_utils/models (default: clip-hrnet)"
-    )
+    shared(command, "--preset", "--model")
     command.add_argument("--out", required=True, help="run directory")
-    command.add_argument("--data", help="data set (default: the preset's)")
+    shared(command, "--data")
     command.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
     command.add_argument("--cached", action="store_true", help="train the head on cached features")
-    command.add_argument("--random-init", action="store_true", help="backbones from nothing, trained in full")
-    command.add_argument("--fast", action="store_true", help="a budget of seconds, for a first look")
+    shared(command, "--random-init", "--fast")
 
     command = verb("evaluate", _evaluate, "Score a checkpoint on a split", settings=True)
     command.add_argument(
@@ -243,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--partition", help="umd, google or unc (default: the one there is, or umd)")
     command.add_argument("--json", help="write the results to this file")
     command.add_argument("--figures", help="write figures to this folder")
-    presets(command)
+    shared(command, "--preset")
 
     command = verb("ground", _ground, "Find phrases in a picture")
     command.add_argument("image", help="picture file")
@@ -261,10 +258,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     command = verb("tune", _tune, "Search settings with Optuna", settings=True)
-    presets(command)
-    command.add_argument(
-        "--model", default="clip-hrnet", help="name in vg_utils/models (default: clip-hrnet)"
-    )
+    shared(command, "--preset", "--model")
     command.add_argument("--study", required=True, help="name; workers with the same storage join by it")
     command.add_argument(
         "--storage", help="journal file, sqlite:///FILE or postgresql://... (default: OUT/journal.log)"
@@ -273,13 +267,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--timeout", type=float, help="seconds after which no more trials start")
     command.add_argument("--objective", help="second one beside val mIoU: latency or parameters")
     command.add_argument("--out", help="folder of the study (default: runs/tune/STUDY)")
-    command.add_argument("--data", help="data set (default: the preset's)")
+    shared(command, "--data")
     command.add_argument("--seed", type=int, help="of the search and its trials (default: --train.seed)")
     command.add_argument("--cached", action="store_true", help="train the heads on cached features")
     command.add_argument("--no-report", action="store_true", help="search only; retrain and test nothing")
-    command.add_argument("--fast", action="store_true", help="a budget of seconds, for a first look")
+    shared(command, "--fast")
 
-    command = verb("demo", _later, "A page to try a model on", settings=True)
+    verb("demo", _later, "A page to try a model on", settings=True)
     command = verb("benchmark", _benchmark, "Measure speed, as ratios against a stated baseline")
     command.add_argument("name", nargs="?", help="decoding, grouping, caching or grounding (default: all)")
     command.set_defaults(takes_settings=True)  # what the benchmark itself understands

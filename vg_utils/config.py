@@ -181,7 +181,7 @@ class TransVGConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which model, its input size and its parts. A model reads only the parts it has."""
+    """Which model, its input size and its parts. A model reads only the parts it has, see `PART_READERS`."""
 
     name: str = "clip-hrnet"
     image_size: int = 224  # side of the square input in pixels, divisible by 32
@@ -197,6 +197,17 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.image_size < 32 or self.image_size % 32:
             raise ConfigError(f"model.image_size: expected a positive multiple of 32, got {self.image_size}")
+
+
+PART_READERS = {  # of the parts of a ModelConfig that not all models read
+    "hrnet": ("clip-hrnet", "dense-grounder", "transvg"),
+    "clip_hrnet": ("clip-hrnet", "text-only"),
+    "clip_rpn": ("clip-rpn-attention", "clip-rpn-concat"),
+    "detector_clip": ("detector-clip",),
+    "pyramid": ("dense-grounder", "transvg"),
+    "dense_grounder": ("dense-grounder",),
+    "transvg": ("transvg",),
+}
 
 
 @dataclass(frozen=True)
@@ -277,6 +288,17 @@ def set_fields(config: Any, **changes: Any) -> Any:
             value = set_fields(getattr(config, first), **{rest: value})
         config = dataclasses.replace(config, **{first: value})
     return config
+
+
+def first_difference(one: Any, other: Any, name: str = "") -> str | None:
+    """What differs first between two nests of dicts: "train.epochs is 12 there, 20 here"; None if nothing."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted(one.keys() | other.keys()):
+            found = first_difference(one.get(key), other.get(key), f"{name}.{key}" if name else key)
+            if found:
+                return found
+        return None
+    return None if one == other else f"{name} is {one!r} there, {other!r} here"
 
 
 def nearest(name: str, valid: Any) -> str:

@@ -10,7 +10,7 @@ trained on sizes from 128 to 224 with one set of them, the features of evaluatio
 and the boxes read from them by three times (measured).
 
 Needs a GPU: 20,000 scenes, about nine minutes on an H200. The scenes are RefScenes' own training split under
-a seed that no other command uses.
+a seed that no other command uses; `vg_utils.pretraining_corpus` draws them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -30,60 +29,28 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 from torchvision.ops import roi_align
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from vg_utils.boxes import paired_iou
 from vg_utils.config import ClipConfig, HRNetConfig
-from vg_utils.data.expressions import ADJECTIVES, NOUNS
-from vg_utils.data.raycast import SHAPES
-from vg_utils.data.sampling import COLORS, MATERIALS, SIZES
-from vg_utils.data.scenes import make_scenes
 from vg_utils.data.text import tokenize
 from vg_utils.models.backbones import ClipBackbone, HRNetBackbone, normalise, resized_positions
 from vg_utils.models.shipped import Statistics, pack
+from vg_utils.pretraining_corpus import (
+    ATTRIBUTES,
+    SEED,
+    Corpus,
+    Tokens,
+    clip_batch,
+    draw_corpus,
+    mark,
+    resized,
+    rows_by_scene,
+    vocabulary,
+)
 
-SEED = 1_000_003
 DRAWN = 224  # side of a drawn picture in pixels
 SIDES = (224, 128)  # of the model's square input in pixels, in turn; the preset `scenes` has the second
 STATISTICS_BATCHES = 100  # from which BatchNorm's running statistics are taken for each side
-ATTRIBUTES = {"shape": list(SHAPES), "color": list(COLORS), "material": list(MATERIALS), "size": list(SIZES)}
-
-
-@dataclass
-class Corpus:
-    """Scenes on the device with everything the two tasks need.
-
-    Attributes:
-        images: uint8 (M, 3, S, S).
-        boxes_xyxy: float32 (K, 4), of all solids, in pixels.
-        scene: int64 (K,), the picture of each.
-        labels: int64 (K, 4), its shape, colour, material and size.
-        refs: of each picture, the row of each referred solid with its phrases.
-    """
-
-    images: Tensor
-    boxes_xyxy: Tensor
-    scene: Tensor
-    labels: Tensor
-    refs: list[list[tuple[int, list[str]]]]
-
-
-def draw_corpus(split: str, count: int, size: int, device: str, at_once: int = 500) -> Corpus:
-    """`count` scenes of a split, held on the device."""
-    images, boxes, scene, labels, refs = [], [], [], [], []
-    for start in range(0, count, at_once):
-        pictures, scenes = make_scenes(split, start, min(at_once, count - start), size, SEED, device)
-        images.append(pictures)
-        for number, made in enumerate(scenes, start):
-            first = len(boxes)
-            for item in made["objects"]:
-                x, y, w, h = item["box_xywh"]
-                boxes.append((x, y, x + w, y + h))
-                scene.append(number)
-                labels.append([names.index(item[name]) for name, names in ATTRIBUTES.items()])
-            refs.append([(first + r["object"], [s["text"] for s in r["sentences"]]) for r in made["refs"]])
-    tensors = (torch.tensor(values, device=device) for values in (boxes, scene, labels))
-    return Corpus(torch.cat(images), *tensors, refs)
 
 
 def pretrain_clip(
@@ -104,7 +71,7 @@ def pretrain_clip(
     words = Tokens(device)
     model.train()
     for step in range(steps):
-        images, texts = _clip_batch(corpus, batch, SIDES[step % len(SIDES)], random)
+        images, texts = clip_batch(corpus, batch, SIDES[step % len(SIDES)], random)
         tokens, number = words(texts)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             image = F.normalize(_embed(model, images).float(), dim=1)
@@ -117,7 +84,7 @@ def pretrain_clip(
         if step % 200 == 0:
             print(f"clip {step}/{steps}: loss {loss.item():.3f}", flush=True)
     visual = model.clip.visual
-    batches = {side: [_clip_batch(corpus, batch, side, random)[0] for _ in range(4)] for side in SIDES}
+    batches = {side: [clip_batch(corpus, batch, side, random)[0] for _ in range(4)] for side in SIDES}
     return model, statistics_by_side(visual, lambda images: _embed(model, images), batches, "visual.")
 
 
@@ -155,93 +122,6 @@ class _Running(nn.Module):
         return self.run(images)
 
 
-class Tokens:
-    """Tokenises each text once, and numbers the different ones."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.number: dict[str, int] = {}
-        self.rows: list[Tensor] = []
-
-    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """N texts -> tokens (N, L) and numbers (N,), equal for equal texts."""
-        if new := [text for text in dict.fromkeys(texts) if text not in self.number]:
-            self.number |= {text: len(self.number) + i for i, text in enumerate(new)}
-            self.rows += list(tokenize(new))
-        numbers = [self.number[text] for text in texts]
-        tokens = torch.stack([self.rows[i] for i in numbers])
-        longest = int((tokens != 0).sum(1).max())
-        return tokens[:, :longest].to(self.device), torch.tensor(numbers, device=self.device)
-
-
-def _clip_batch(corpus: Corpus, batch: int, side: int, random: Random) -> tuple[Tensor, list[str]]:
-    """Half crops of solids with a description, half pictures that are blurred around a solid with its phrase.
-
-    The second half is visual prompting as in CPT and its successors: the only way to tell the phrases of one
-    picture apart is to read their relations, and the refs of a picture are in the batch together.
-    """
-    rows = torch.randint(0, len(corpus.boxes_xyxy), (batch // 2,), device=corpus.images.device)
-    texts = [_describe(labels, random) for labels in corpus.labels[rows].tolist()]
-    scenes = random.sample(range(len(corpus.refs)), batch // 2)
-    chosen = [ref for scene in scenes for ref in corpus.refs[scene]][: batch // 2]
-    texts += [random.choice(sentences) for _, sentences in chosen]
-    marked = torch.tensor([row for row, _ in chosen], device=rows.device)
-    return torch.cat([_crop(corpus, rows, side), _prompt(corpus, marked, side, random)]), texts
-
-
-def _crop(corpus: Corpus, rows: Tensor, side: int) -> Tensor:
-    """The solids of (K,) rows with some room around them, float (K, 3, side, side) in [0, 1]."""
-    boxes, drawn = corpus.boxes_xyxy[rows], corpus.images.shape[-1]
-    room = torch.rand(len(rows), 4, device=rows.device) * 0.35 * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    boxes = (boxes + torch.tensor([-1, -1, 1, 1], device=rows.device) * room).clamp(0, drawn)
-    rois = torch.cat([torch.arange(len(rows), device=rows.device)[:, None], boxes], dim=1)
-    images = corpus.images[corpus.scene[rows]].float() / 255
-    return roi_align(images, rois, side, sampling_ratio=2, aligned=True).clamp(0, 1)
-
-
-def _prompt(corpus: Corpus, rows: Tensor, side: int, random: Random) -> Tensor:
-    """The pictures of (K,) solids, sharp in the solid's box and blurred elsewhere, (K, 3, side, side)."""
-    images = _resized(corpus.images[corpus.scene[rows]], side)
-    sigma = random.choice((1 / 64, 1 / 32, 1 / 16, 1 / 10)) * side
-    radius = int(3 * sigma)
-    soft = images
-    for kernel in ([2 * radius + 1, 1], [1, 2 * radius + 1]):  # a Gaussian is one across after one down
-        soft = gaussian_blur(soft, kernel, [sigma, sigma])
-    boxes = corpus.boxes_xyxy[rows] * (side / corpus.images.shape[-1])
-    place = torch.arange(side, device=rows.device) + 0.5
-    across = (place >= boxes[:, :1]) & (place < boxes[:, 2:3])  # (K, side)
-    down = (place >= boxes[:, 1:2]) & (place < boxes[:, 3:])
-    return torch.where((down[:, :, None] & across[:, None])[:, None], images, soft)
-
-
-def _resized(images: Tensor, side: int) -> Tensor:
-    """uint8 (B, 3, S, S) -> float (B, 3, side, side) in [0, 1]."""
-    return F.interpolate(images.float() / 255, size=(side, side), mode="bilinear", antialias=True)
-
-
-def _describe(labels: list[int], random: Random) -> str:
-    """A description of one solid; a crop does not show its size, so that is rarely named."""
-    shape, color, material, size = (
-        names[label] for names, label in zip(ATTRIBUTES.values(), labels, strict=True)
-    )
-    words = ["the"] if random.random() < 0.7 else ["a", "photo", "of", "a"]
-    words += [random.choice(ADJECTIVES[size])] if random.random() < 0.1 else []
-    words += [random.choice(ADJECTIVES[material])] if random.random() < 0.6 else []
-    words += [color] if random.random() < 0.85 else []
-    noun, _ = random.choice(NOUNS[shape if random.random() < 0.9 else None])
-    words.append(noun)
-    return " ".join(words)
-
-
-def vocabulary(corpus: Corpus) -> set[int]:
-    """Every token of a RefScenes phrase, of a description, and of a category's name in a prompt."""
-    nouns = {word for forms in NOUNS.values() for form in forms for word in form}
-    words = nouns | {word for names in ADJECTIVES.values() for word in names} | set(COLORS)
-    prompts = ["a photo of a thing", "the thing", *words]
-    phrases = {text for refs in corpus.refs for _, texts in refs for text in texts} | set(prompts)
-    return {token for batch in [tokenize(sorted(phrases))] for token in batch.unique().tolist()}
-
-
 class DenseHead(nn.Module):
     """For each cell of the HRNet map: is a solid here, which, and how far are its four sides."""
 
@@ -264,11 +144,11 @@ def pretrain_hrnet(
     model = HRNetBackbone(config, SIDES[0]).to(device, memory_format=torch.channels_last)
     head = DenseHead(model.channels).to(device)
     optimizer, schedule = _optimizer(nn.ModuleList([model, head]), lr, steps)
-    of_scene = _rows_by_scene(corpus)
+    of_scene = rows_by_scene(corpus)
     model.train()
 
     def pictures(scenes: Tensor, side: int) -> Tensor:
-        return _resized(corpus.images[scenes], side).to(memory_format=torch.channels_last)
+        return resized(corpus.images[scenes], side).to(memory_format=torch.channels_last)
 
     for step in range(steps):
         scenes = torch.randint(0, len(corpus.images), (batch,), device=device)
@@ -319,15 +199,6 @@ def dense_losses(outputs: list[Tensor], corpus: Corpus, rows: Tensor) -> dict[st
     return losses
 
 
-def _rows_by_scene(corpus: Corpus) -> Tensor:
-    """int64 (M, K): which rows are the solids of each picture, filled up with -1."""
-    counts = torch.bincount(corpus.scene, minlength=len(corpus.images))
-    slot = torch.arange(len(corpus.scene), device=counts.device) - (counts.cumsum(0) - counts)[corpus.scene]
-    rows = torch.full((len(counts), int(counts.max())), -1, device=counts.device)
-    rows[corpus.scene, slot] = torch.arange(len(corpus.scene), device=counts.device)
-    return rows
-
-
 def _optimizer(
     model: nn.Module, lr: float, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
@@ -365,10 +236,10 @@ def zero_shot_accuracy(model: ClipBackbone, corpus: Corpus) -> dict[str, float]:
 def marked_accuracy(model: ClipBackbone, corpus: Corpus) -> float:
     """Share of phrases for which CLIP prefers the right solid to all others of the picture being marked."""
     model.eval()
-    rows_of, hits = _rows_by_scene(corpus), []
+    rows_of, hits = rows_by_scene(corpus), []
     for scene, refs in enumerate(corpus.refs):
         rows = rows_of[scene][rows_of[scene] >= 0]
-        images = F.normalize(model.encode_images(_prompt(corpus, rows, SIDES[0], Random(0))), dim=1)
+        images = F.normalize(model.encode_images(mark(corpus, rows, SIDES[0], Random(0))), dim=1)
         texts = [text for _, sentences in refs for text in sentences]
         truth = torch.tensor([row for row, sentences in refs for _ in sentences], device=rows.device)
         vectors = F.normalize(model.encode_texts(tokenize(texts, trim=True).to(rows.device)).pooled, dim=1)
@@ -380,9 +251,9 @@ def marked_accuracy(model: ClipBackbone, corpus: Corpus) -> float:
 def dense_accuracy(model: HRNetBackbone, head: DenseHead, corpus: Corpus) -> dict[str, float]:
     """Losses of the dense task."""
     model.eval()
-    images = _resized(corpus.images, SIDES[0])
+    images = resized(corpus.images, SIDES[0])
     features = torch.cat([model(part) for part in images.split(64)])
-    return {k: v.item() for k, v in dense_losses(head(features), corpus, _rows_by_scene(corpus)).items()}
+    return {k: v.item() for k, v in dense_losses(head(features), corpus, rows_by_scene(corpus)).items()}
 
 
 def main() -> None:

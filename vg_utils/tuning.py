@@ -26,7 +26,6 @@ import time
 import traceback
 import warnings
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import Trial, TrialState
 from tqdm.auto import tqdm
 
-from vg_utils.config import Config, ConfigError
+from vg_utils.config import PART_READERS, Config, ConfigError, first_difference, set_fields
 from vg_utils.data import GroundingExample
 from vg_utils.data.text import tokenize
 from vg_utils.engine import fit
@@ -90,7 +89,7 @@ def tune(
         ConfigError: a model without a space, a study of other settings, or a storage that cannot be used.
     """
     out = Path(out)
-    config = replace(config, train=replace(config.train, similarity_images=0))  # nothing here reads them
+    config = set_fields(config, train__similarity_images=0)  # nothing here reads them
     worker = Worker(config, study_name, out, storage or str(out / "journal.log"), objective)
     try:
         worker.search(trials, timeout, progress)
@@ -241,7 +240,8 @@ class Worker:
                 )
             study.set_user_attr("asked", asked)
             study.enqueue_trial(parameters, user_attrs={"preset": True})
-        other = first_difference(study.user_attrs["asked"], asked)
+        model = self.config.model.name
+        other = first_difference(_read_by(model, study.user_attrs["asked"]), _read_by(model, asked))
         if other:
             raise ConfigError(f"study {self.name} is of other settings: {other}; choose another --study")
         return study
@@ -315,23 +315,20 @@ def plain(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def first_difference(one: Any, other: Any, name: str = "") -> str | None:
-    """What differs first between two nests of dicts: "train.epochs is 12 there, 20 here"; None if nothing."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in sorted(one.keys() | other.keys()):
-            found = first_difference(one.get(key), other.get(key), f"{name}.{key}" if name else key)
-            if found:
-                return found
-        return None
-    return None if one == other else f"{name} is {one!r} there, {other!r} here"
-
-
 def _portable(config: Config) -> dict[str, Any]:
     """The settings that have to be the same for all workers; where things lie may differ by machine."""
     settings = plain(config)
     for name in ("root", "features", "workers", "resident"):
         settings["data"].pop(name)
     return settings
+
+
+def _read_by(model: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for without the parts of other models, which make no difference to this one."""
+    parts = {
+        name: value for name, value in asked["model"].items() if model in PART_READERS.get(name, (model,))
+    }
+    return asked | {"model": parts}
 
 
 def _sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:

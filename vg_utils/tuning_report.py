@@ -7,7 +7,6 @@ split `test` is read here for the first time, by runs that are fixed by then.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pandas as pd
 from optuna.trial import FixedTrial, TrialState
 
 from vg_utils.checkpoints import save_pickle
-from vg_utils.config import Config
+from vg_utils.config import Config, set_fields
 from vg_utils.data import GroundingExample
 from vg_utils.engine import fit
 from vg_utils.evaluation import evaluate_model
@@ -178,7 +177,7 @@ def _retrained(
         run_dir = directory / f"seed-{seed}"
         answers = run_dir / "test.pkl"
         if not answers.exists():
-            fit(replace(config, train=replace(config.train, seed=seed)), run_dir, True, progress)
+            fit(set_fields(config, train__seed=seed), run_dir, True, progress)
             grounder = Grounder.load(run_dir)
             place = (dataset_name(config.data.root), "test", grounder.device)
             rows = evaluate_model(grounder.model, test, config.model, *place, similarity=False).rows

@@ -12,14 +12,13 @@ reads the same feature cache. To search something else, add a line to the model'
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import reduce
 from importlib.util import find_spec
 from typing import Any
 
 from optuna.trial import BaseTrial
 
-from vg_utils.config import Config, ConfigError, nearest
+from vg_utils.config import Config, ConfigError, nearest, set_fields
 
 BOX_LOSSES = ("huber", "l1", "giou", "diou", "ciou", "l1+giou")
 
@@ -195,7 +194,7 @@ def suggest(base: Config, trial: BaseTrial) -> Config:
     """
     search = Search(base, trial)
     _space(base)(search)
-    return with_settings(base, search.values)
+    return set_fields(base, **{name.replace(".", "__"): value for name, value in search.values.items()})
 
 
 def own_parameters(base: Config) -> dict[str, Any]:
@@ -208,19 +207,6 @@ def own_parameters(base: Config) -> dict[str, Any]:
 def get_setting(config: Config, name: str) -> Any:
     """The value of a dotted name: `get_setting(config, "train.lr")`."""
     return reduce(getattr, name.split("."), config)
-
-
-def with_settings(config: Config, values: dict[str, Any]) -> Config:
-    """The config with other values of dotted names."""
-    for name, value in values.items():
-        config = _replaced(config, name.split("."), value)
-    return config
-
-
-def _replaced(part: Any, names: list[str], value: Any) -> Any:
-    if len(names) > 1:
-        value = _replaced(getattr(part, names[0]), names[1:], value)
-    return replace(part, **{names[0]: value})
 
 
 def _space(base: Config) -> Callable[[Search], None]:

@@ -28,6 +28,7 @@ ABLATIONS = {  # label: the one change
     "one feature level": {"model__pyramid__levels": (3,)},
     "no HRNet branch": {"model__pyramid__hrnet": False},
     "no cell-in-box loss": {"model__dense_grounder__heatmap_weight": 0.0},
+    "no boxes of single cells": {"model__dense_grounder__cell_weight": 0.0},
     "pooled text only": {"model__dense_grounder__words": False},
     "no coordinates": {"model__dense_grounder__coordinates": False},
     "one conditioned block": {"model__dense_grounder__blocks": 1},

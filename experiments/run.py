@@ -20,10 +20,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 
 from experiments.plan import SHIPPED, SIZE, Run, shuffled, study
-from vg_utils.checkpoints import save_pickle, ship
+from experiments.ship import ship_run
+from vg_utils.checkpoints import save_pickle
 from vg_utils.config import Config
 from vg_utils.data import load_examples
 from vg_utils.data.resident import ResidentPictures
@@ -31,7 +31,6 @@ from vg_utils.data.scenes import write_scenes
 from vg_utils.data.transforms import EvalTransform
 from vg_utils.metrics import breakdown
 from vg_utils.models.base import GroundingModel
-from vg_utils.models.shipped import WEIGHTS_DIR
 
 # Asks the driver's library whether there is a GPU, without initialising it, which no forked process survives.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -236,9 +235,8 @@ def main() -> None:
     runs = [run for run in study() if not options.only or run.name in options.only]
     run_all(runs, options)
     if options.ship:
-        tokens = load_file(WEIGHTS_DIR / "scenes-rn.safetensors")["token_embedding.rows"].tolist()
         for name in SHIPPED:
-            ship(options.out / "runs" / f"{name}-0", options.ship / name, tokens)
+            ship_run(options.out / "runs" / f"{name}-0", options.ship / name)
 
 
 if __name__ == "__main__":

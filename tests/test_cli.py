@@ -150,8 +150,11 @@ def test_ground_prints_boxes_and_draws_them(trained, scenes, tmp_path, capsys):
     assert found[0] == found[2]
     Image.open(drawn).verify()
     assert call("ground", picture, *phrases, "--checkpoint", trained) == 0
-    lines = capsys.readouterr().out.splitlines()
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == f"{trained}: clip-hrnet, trained on {scenes}"
     assert [line.split(":")[0] for line in lines] == phrases
+    assert call("ground", picture, "the red cube") == 0
+    assert "trained on RefScenes" in capsys.readouterr().out
 
 
 def test_constant_box_is_chosen_on_train_and_needs_no_checkpoint(scenes, tmp_path):

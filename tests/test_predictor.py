@@ -189,7 +189,7 @@ def test_the_command_line_says_what_is_not_found(asked, tmp_path):
     assert [{**one, "found": None} for one in judged] == [{**one, "found": None} for one in plain]
     Image.open(tmp_path / "found.png").verify()
     _, printed, _ = asked("--threshold", threshold)
-    for line, one in zip(printed.splitlines(), judged, strict=True):
+    for line, one in zip(printed.splitlines()[1:], judged, strict=True):
         answer = line.removeprefix(f"{one['phrase']}: ")
         missing = f"not found (presence {one['presence']:.2f})"
         assert answer.startswith("box (") if one["found"] else answer == missing

@@ -117,7 +117,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _ground(options: argparse.Namespace) -> None:
-    from vg_utils.pipeline import ground_image
+    from vg_utils.pipeline import DEFAULT_CHECKPOINT, ground_image, origin
 
     threshold = options.threshold
     predictions = ground_image(options.image, options.phrases, options.checkpoint, options.out, threshold)
@@ -126,6 +126,7 @@ def _ground(options: argparse.Namespace) -> None:
         plain = [p.as_dict() | found for p, found in zip(predictions, judged, strict=True)]
         print(json.dumps(plain, indent=2))
         return
+    print(origin(options.checkpoint or DEFAULT_CHECKPOINT))
     for p in predictions:
         box = f"box ({', '.join(f'{v:.0f}' for v in p.box_xyxy)}), score {p.score:.2f}"
         print(f"{p.phrase}: {box if p.is_found(threshold) else f'not found (presence {p.presence:.2f})'}")

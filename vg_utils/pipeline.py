@@ -217,6 +217,14 @@ def ground_image(
     return predictions
 
 
+def origin(checkpoint: str | Path) -> str:
+    """A line that says which model a checkpoint holds and what it has seen."""
+    config = Config.load(find_checkpoint(checkpoint) / "config.json")
+    drawn = str(checkpoint) in shipped_checkpoints("scenes")
+    seen = "RefScenes (drawn solids, no photographs)" if drawn else config.data.root
+    return f"{checkpoint}: {config.model.name}, trained on {seen}"
+
+
 def draw_figures(
     folder: Path,
     evaluation: Evaluation,

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.plan import SYSTEMS, Run
+from experiments.plan import ABLATIONS, SYSTEMS, Run
+from experiments.results import FLAGSHIP
 from experiments.run import add_split, costs, outcome
-from vg_utils.checkpoints import save_pickle
+from vg_utils.checkpoints import save_pickle, shipped_checkpoints
 from vg_utils.config import Config, set_fields
 from vg_utils.loaders import load_split
 from vg_utils.pipeline import evaluate_constant, evaluate_run, prepare_data
@@ -71,6 +72,15 @@ def score_constant(run: Run, seed: int, out: Path) -> dict:
     return found
 
 
+def score_shipped(run: Run, seed: int, out: Path) -> dict:
+    """A checkpoint that comes with the package, as it is."""
+    found = outcome(run, seed, COMMAND)
+    for split in SPLITS:
+        examples = load_split(run.config, split)
+        add_split(found, split, *evaluate_run(run.label, examples, "RefScenes", split)[:2])
+    return found
+
+
 def plan() -> list[tuple[Run, int, Callable[[Run, int, Path], dict]]]:
     """Every run, how many seeds it has and what does it."""
     runs: list[tuple[Run, int, Callable[[Run, int, Path], dict]]] = []
@@ -79,6 +89,13 @@ def plan() -> list[tuple[Run, int, Callable[[Run, int, Path], dict]]]:
         changes = {"train__epochs": epochs, "train__similarity_images": 0, **changes}
         config = set_fields(preset("scenes", model), **changes)
         runs.append((Run(name, "systems", name, config), 1, train_and_score))
+        if name == FLAGSHIP:
+            for label, change in ABLATIONS.items():
+                if label != "frozen backbones":  # here all are
+                    changed = Run(
+                        f"ablation-{label.replace(' ', '-')}", "ablation", label, set_fields(config, **change)
+                    )
+                    runs.append((changed, 1, train_and_score))
     for mode in MODES:
         for prior in (True, False):
             config: Config = set_fields(
@@ -92,6 +109,8 @@ def plan() -> list[tuple[Run, int, Callable[[Run, int, Path], dict]]]:
     blind = set_fields(preset("scenes", "text-only"), train__similarity_images=0, train__cache_views=1)
     runs.append((Run("text-only", "blind", "text-only", blind), 1, train_and_score))
     runs.append((Run("constant-box", "blind", "constant box", blind), 1, score_constant))
+    for name in shipped_checkpoints("scenes"):
+        runs.append((Run(name.replace("/", "-"), "shipped", name, preset("scenes")), 1, score_shipped))
     return runs
 
 

@@ -163,13 +163,13 @@ class ConditionedBlock(nn.Module):
     def __init__(self, channels: int, head: DenseGrounderConfig) -> None:
         super().__init__()
         self.ask = nn.Linear(2 * channels, channels)
-        self.read = nn.MultiheadAttention(channels, head.heads, head.dropout, batch_first=True)
+        self.read = nn.MultiheadAttention(channels, head.heads, batch_first=True)
         self.film = nn.Linear(channels, 2 * channels)
         self.norm_in, self.norm_film = nn.GroupNorm(8, channels), nn.GroupNorm(8, channels, affine=False)
         self.conv_in = nn.Conv2d(channels, channels, 1)
         self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm_attention, self.norm_feed_forward = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.attention = nn.MultiheadAttention(channels, head.heads, head.dropout, batch_first=True)
+        self.attention = nn.MultiheadAttention(channels, head.heads, batch_first=True)
         self.feed_forward = nn.Sequential(
             nn.Linear(channels, head.feed_forward),
             nn.ReLU(),

@@ -188,7 +188,8 @@ def test_the_command_line_says_what_is_not_found(asked, tmp_path):
     assert [one["found"] for one in judged] == [one["presence"] >= threshold for one in plain]
     assert [{**one, "found": None} for one in judged] == [{**one, "found": None} for one in plain]
     Image.open(tmp_path / "found.png").verify()
-    _, printed, _ = asked("--threshold", threshold)
+    _, printed, _ = asked("--threshold", threshold, "--heatmap", tmp_path / "seen.png")
+    Image.open(tmp_path / "seen.png").verify()
     for line, one in zip(printed.splitlines()[1:], judged, strict=True):
         answer = line.removeprefix(f"{one['phrase']}: ")
         missing = f"not found (presence {one['presence']:.2f})"
@@ -200,11 +201,15 @@ def test_the_command_line_says_what_is_not_found(asked, tmp_path):
         assert {one["found"] for one in json.loads(printed)} == {found}
 
 
-def test_a_threshold_needs_a_model_that_knows_presence(asked, grounder, tmp_path):
-    status, printed, error = asked("--threshold", 0.5, checkpoint=saved(grounder, tmp_path / "other"))
-    assert (status, printed, len(error.splitlines())) == (2, "", 1)
-    assert "--threshold" in error
-    assert "clip-hrnet" in error
+def test_a_threshold_needs_a_model_that_knows_presence_and_a_heatmap_one_that_has_it(
+    asked, grounder, tmp_path
+):
+    other = saved(grounder, tmp_path / "other")
+    for flag, value in (("--threshold", 0.5), ("--heatmap", tmp_path / "seen.png")):
+        status, printed, error = asked(flag, value, checkpoint=other)
+        assert (status, printed, len(error.splitlines())) == (2, "", 1)
+        assert flag in error
+        assert "clip-hrnet" in error
     for wrong in (1.5, "nan"):
         status, printed, error = asked("--threshold", wrong)
         assert (status, printed) == (2, "")

@@ -120,7 +120,8 @@ def _ground(options: argparse.Namespace) -> None:
     from vg_utils.pipeline import DEFAULT_CHECKPOINT, ground_image, origin
 
     threshold = options.threshold
-    predictions = ground_image(options.image, options.phrases, options.checkpoint, options.out, threshold)
+    where = (options.checkpoint, options.out, threshold, options.heatmap)
+    predictions = ground_image(options.image, options.phrases, *where)
     if options.json:
         judged = [{} if threshold is None else {"found": p.is_found(threshold)} for p in predictions]
         plain = [p.as_dict() | found for p, found in zip(predictions, judged, strict=True)]
@@ -250,6 +251,7 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoint", help="run directory or shipped checkpoint (default: the best shipped)"
     )
     command.add_argument("--out", help="draw the boxes into this file")
+    command.add_argument("--heatmap", help="draw where the model sees each phrase into this file")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument(
         "--threshold",

@@ -18,6 +18,7 @@ from vg_utils.data import DataError, GroundingExample, Report, load_examples, lo
 from vg_utils.engine import fit
 from vg_utils.evaluation import Evaluation, ask, constant_answer, evaluate_model, results_of
 from vg_utils.figures_confidence import (
+    heatmap_grid,
     prediction_items,
     presence_histogram,
     reliability_diagram,
@@ -193,27 +194,38 @@ def ground_image(
     checkpoint: str | None = None,
     out: str | None = None,
     threshold: float | None = None,
+    heatmap: str | None = None,
 ) -> list[Prediction]:
-    """Boxes of phrases in one picture, drawn into the file `out` if one is named.
+    """Boxes of phrases in one picture, drawn into files where they are named.
 
     Args:
-        threshold: in the figure a phrase whose presence is below it has no box and is "not found".
+        out: file for the picture with the boxes.
+        threshold: in the figures a phrase whose presence is below it has no box and is "not found".
+        heatmap: file for a panel a phrase, with the cells that the model took for the box.
 
     Raises:
-        ConfigError: a threshold that is no share, or for a model that says nothing about presence.
+        ConfigError: a threshold that is no share, or presence or a heatmap from a model that has none.
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold: expected a share in [0, 1], got {threshold}")
     picture = load_image(Path(image))
     grounder = Grounder.load(checkpoint or DEFAULT_CHECKPOINT)
+    name = grounder.config.model.name
     if threshold is not None and not grounder.model.learns_presence:
         raise ConfigError(
             f"--threshold: expected a model that says how likely a phrase is to fit anything, such as "
-            f"dense-grounder; {grounder.config.model.name} gives a box for every phrase"
+            f"dense-grounder; {name} gives a box for every phrase"
         )
     predictions = grounder.set_image(picture).ground(phrases)
     if out:
         prediction_grid(prediction_items(picture, predictions, threshold), path=out)
+    if heatmap:
+        if predictions[0].heatmap is None:
+            raise ConfigError(
+                f"--heatmap: expected a model with a map, such as dense-grounder; {name} has none"
+            )
+        title = f"{name} on {Path(image).name}: where it sees each phrase"
+        heatmap_grid(picture, predictions, heatmap, title, threshold=threshold)
     return predictions
 
 

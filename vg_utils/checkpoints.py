@@ -98,12 +98,6 @@ def load_best(run_dir: Path, model: GroundingModel) -> None:
     load_weights(_current(run_dir / "checkpoint") / "model.safetensors", model)
 
 
-def save_best(run_dir: Path, model: GroundingModel) -> None:
-    """Put the model's weights in the place of those with the best validation score."""
-    path = _current(run_dir / "checkpoint") / "model.safetensors"
-    write_atomically(path, lambda temporary: save_weights(temporary, model))
-
-
 def save_weights(path: Path, model: GroundingModel, prints: dict[str, str] | None = None) -> None:
     """Write the model's weights, without what can be had again, whose fingerprints go into the metadata.
 

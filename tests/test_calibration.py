@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -77,9 +75,15 @@ def model(tiny_config):
     return model
 
 
+def answers_on_val(model, config):
+    val, size = load_split(config, "val"), config.model.image_size
+    rows, _, absent = predict_rows(model, val, eval_batches(val, size, absent=None), size, "cpu")
+    return rows, absent
+
+
 def test_calibrating_sets_the_temperatures_and_nothing_else(model, tiny_config):
-    val, before = load_split(tiny_config, "val"), copy_of(model)
-    found = calibrate(model, val, tiny_config.model, "cpu")
+    answers, before = answers_on_val(model, tiny_config), copy_of(model)
+    found = calibrate(model, *answers)
     assert model.temperatures.tolist() == pytest.approx(
         [found["score_temperature"], found["presence_temperature"]]
     )
@@ -87,13 +91,12 @@ def test_calibrating_sets_the_temperatures_and_nothing_else(model, tiny_config):
     assert model.temperatures.dtype == torch.float32
     others = {name: value for name, value in copy_of(model).items() if name != "temperatures"}
     assert all(torch.equal(value, before[name]) for name, value in others.items())
-    assert calibrate(model, val, tiny_config.model, "cpu") == found  # from the logits, whatever is set
+    assert calibrate(model, *answers_on_val(model, tiny_config)) == found  # from the logits, whatever is set
 
 
 def test_temperatures_are_those_of_the_logits(model, tiny_config):
-    val = load_split(tiny_config, "val")
-    found = calibrate(model, val, tiny_config.model, "cpu")
-    rows, _, absent = predict_rows(model, val, eval_batches(val, 64, absent=None), 64, "cpu")
+    found = calibrate(model, *answers_on_val(model, tiny_config))
+    rows, absent = answers_on_val(model, tiny_config)
     assert found["score_temperature"] == pytest.approx(fit_temperature(rows["score_logit"], rows["iou"]))
     logits = np.concatenate([rows["presence_logit"], absent["presence_logit"]])
     there = np.arange(len(logits)) < len(rows)
@@ -106,8 +109,8 @@ def test_temperatures_are_those_of_the_logits(model, tiny_config):
 
 
 def test_without_absent_phrases_presence_stays_as_it_is(model, tiny_config):
-    val = [replace(example, absent=()) for example in load_split(tiny_config, "val")]
-    found = calibrate(model, val, tiny_config.model, "cpu")
+    rows, absent = answers_on_val(model, tiny_config)
+    found = calibrate(model, rows, absent[:0])
     assert set(found) == {"score_temperature", "presence_temperature", "ece_before", "ece_after"}
     assert model.temperatures[1] == found["presence_temperature"] == 1
 
@@ -115,5 +118,5 @@ def test_without_absent_phrases_presence_stays_as_it_is(model, tiny_config):
 def test_other_models_are_left_alone(tiny_config):
     model = build_model("text-only", tiny_config.model)
     before = copy_of(model)
-    assert calibrate(model, load_split(tiny_config, "val"), tiny_config.model, "cpu") == {}
+    assert calibrate(model, *answers_on_val(model, tiny_config)) == {}
     assert all(torch.equal(value, before[name]) for name, value in copy_of(model).items())

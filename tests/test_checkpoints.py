@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import shutil
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import copy_of
+from vg_utils import checkpoints
 from vg_utils.checkpoints import (
     CheckpointError,
     find_checkpoint,
@@ -25,6 +27,7 @@ from vg_utils.checkpoints import (
     save_weights,
 )
 from vg_utils.config import set_fields
+from vg_utils.data.text import tokenize
 from vg_utils.files import write_atomically
 from vg_utils.models import build_model
 from vg_utils.models.base import GroundingModel
@@ -79,10 +82,12 @@ def test_frozen_public_backbones_are_left_out_of_the_file(written, tiny_config, 
     assert not any(name.startswith(("clip.", "hrnet.")) for name in load_file(path))
     trained = model_like(tiny_config, model__hrnet__tuning="last", model__clip__weights="random")
     save_weights(tmp_path / "trained.safetensors", trained)
-    names = set(load_file(tmp_path / "trained.safetensors"))
-    left_out = set(trained.state_dict()) - names
-    assert left_out  # of the one, what is frozen; the other cannot be had again
-    assert all(name.startswith("hrnet.") and "stage4" not in name for name in left_out)
+    left_out = set(trained.state_dict()) - set(load_file(tmp_path / "trained.safetensors"))
+    frozen = {name for name, p in trained.hrnet.named_parameters() if not p.requires_grad}
+    assert frozen  # the other cannot be had again
+    assert left_out & dict(trained.named_parameters()).keys() == {f"hrnet.{name}" for name in frozen}
+    assert all(name.startswith("hrnet.") for name in left_out)
+    load_weights(tmp_path / "trained.safetensors", trained)
     assert path.stat().st_size < (tmp_path / "trained.safetensors").stat().st_size
 
 
@@ -136,6 +141,42 @@ def test_a_fingerprint_is_of_what_is_frozen(tiny_config):
     with torch.no_grad():
         model.clip.clip.visual.layer1[0].conv1.weight += 1  # does not
     assert fingerprint(model.clip) != first
+
+
+def test_what_is_frozen_is_hashed_once_for_all_saves(tiny_config, tmp_path, monkeypatch):
+    hashed, sha256 = [], checkpoints._sha256
+    monkeypatch.setattr(checkpoints, "_sha256", lambda tensors: hashed.append(1) or sha256(tensors))
+    model = model_like(tiny_config).train()
+    average = copy.deepcopy(model)
+    for epoch in range(3):
+        model.predict(torch.rand(2, 3, 64, 64), tokenize(["a cube", "a ball"]), torch.arange(2))
+        save_checkpoint(tmp_path / "checkpoint", model, {"epoch": epoch}, True, average)
+    assert len(hashed) == 2  # CLIP and HRNet
+    for name in ("last", "average"):
+        load_weights(tmp_path / "checkpoint" / f"{name}.safetensors", model_like(tiny_config))
+
+
+def test_a_fingerprint_is_never_stale(tiny_config):
+    net = model_like(tiny_config).hrnet.net
+    zeros = {"conv1.weight": torch.zeros_like(net.conv1.weight)}
+    seen = [fingerprint(net)]
+    for change in (
+        lambda: net.conv1.weight.add_(0.5),
+        lambda: net.load_state_dict(zeros, strict=False),
+        lambda: setattr(net.conv1, "weight", torch.nn.Parameter(torch.ones(net.conv1.weight.shape), False)),
+        lambda: net.bn1.running_mean.add_(1),
+        lambda: net.bn1.requires_grad_(True),
+    ):
+        with torch.no_grad():
+            change()
+        seen.append(fingerprint(net))
+        assert fingerprint(copy.deepcopy(net)) == seen[-1]
+    assert len(set(seen)) == len(seen)
+    with torch.inference_mode():  # where torch counts no writes
+        net = model_like(tiny_config).hrnet.net
+        first = fingerprint(net)
+        net.conv1.weight += 0.5
+        assert fingerprint(net) != first
 
 
 def test_a_checkpoint_comes_back(tiny_config, tmp_path):

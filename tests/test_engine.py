@@ -253,7 +253,7 @@ def jobs(tiny_scenes, tmp_path_factory) -> Jobs:
         # saved after batches 2, 4, 6, 7; killed one batch later, between the two of an accumulated step
         "uncached": set_fields(base, train__accumulation=2, train__save_every=1),
         "cached": set_fields(base, train__cached=True, train__save_every=2, model__clip__text_tuning="last"),
-        "together": set_fields(base, data__limit_images=11),
+        "together": set_fields(base, data__limit_images=11, model__hrnet__tuning="full"),
     }
     kinds = {"uncached": {"kill_at": [1, 5]}, "cached": {"kill_at": [1, 4]}, "together": {"processes": 2}}
     todo = []

@@ -194,11 +194,14 @@ def test_a_search_from_the_command_line(tiny_config, tiny_scenes, tmp_path, caps
 @pytest.mark.slow
 @pytest.mark.parametrize(("objective", "low", "high"), [("latency", 0.1, 5000), ("parameters", 0.5, 50)])
 def test_a_second_objective_of_a_real_training(tiny_config, tmp_path, objective, low, high):
-    config = set_fields(tiny_config, train__cached=True, train__cache_views=1, train__epochs=1)
+    config = set_fields(
+        tiny_config, train__cached=True, train__cache_views=1, train__epochs=1, train__ema=0.5
+    )
     study = search(config, tmp_path, 1, objective=objective)
     miou, cost = study.trials[0].values
     assert miou == max(study.trials[0].user_attrs["curve"])
     assert low < cost < high
+    assert [path.name for path in (tmp_path / "trials").glob("*/checkpoint/*")] == ["model.safetensors"]
 
 
 def test_summary_over_seeds():

@@ -8,16 +8,13 @@ and leaves the order of all answers as it was (Guo et al. 2017, section 4.2). Wh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 
 from vg_utils.confidence import expected_calibration_error, presence_outcomes
-from vg_utils.config import ModelConfig
-from vg_utils.data.examples import GroundingExample
-from vg_utils.evaluation import eval_batches, predict_rows
 from vg_utils.models.base import GroundingModel
 
 COLDEST, HOTTEST = 0.05, 20.0  # temperatures that are tried; what wants one beyond is not calibrated by it
@@ -68,24 +65,16 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def calibrate(
-    model: GroundingModel,
-    examples: Sequence[GroundingExample],
-    config: ModelConfig,
-    device: torch.device | str,
-    workers: int = 0,
-) -> dict[str, float]:
-    """Fit a model's temperatures on `examples` with their absent phrases, and set them in place.
+def calibrate(model: GroundingModel, rows: pd.DataFrame, absent: pd.DataFrame) -> dict[str, float]:
+    """Fit a model's temperatures to its answers, whatever they were before, and set them in place.
 
     The score is fitted to the IoU of the predicted box on the phrases that are there, the presence to whether
     a phrase is. Without absent phrases there is nothing to learn about presence: its temperature stays 1.
 
     Args:
         model: one without `temperatures` is left as it is.
-        examples: of `val`, neither trained nor reported on.
-        config: the model's, for the size of its input.
-        device: where it runs; the model is left there, in evaluation mode.
-        workers: processes that decode the pictures.
+        rows: its answers on `val`, which is neither trained nor reported on (see `evaluation.Predicted`).
+        absent: and those to the phrases that fit nothing.
 
     Returns:
         `score_temperature, presence_temperature`, and the expected calibration error of the score at
@@ -94,8 +83,6 @@ def calibrate(
     """
     if not hasattr(model, "temperatures"):
         return {}
-    batches = eval_batches(examples, config.image_size, workers=workers, absent=None)
-    rows, _, absent = predict_rows(model, examples, batches, config.image_size, device)
     score, score_errors = _fitted(rows["score_logit"], rows["iou"])
     found = {"score_temperature": score, "presence_temperature": 1.0}
     found |= dict(zip(("ece_before", "ece_after"), score_errors, strict=True))

@@ -20,11 +20,12 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from vg_utils.files import write_atomically
 from vg_utils.models.base import GroundingModel
@@ -62,12 +63,13 @@ def save_checkpoint(
     fresh, old = _beside(directory, "new"), _beside(directory, "old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    save_weights(fresh / "last.safetensors", model)
+    prints = _fingerprints(model)
+    save_weights(fresh / "last.safetensors", model, prints)
     torch.save(state, fresh / "state.pt")
     scored = fresh / "last.safetensors"
     if average is not None:
         scored = fresh / "average.safetensors"
-        save_weights(scored, average)
+        save_weights(scored, average, prints)  # what is frozen is the same in both
     kept = scored if best else (_current(directory) / "model.safetensors")
     shutil.copyfile(kept, fresh / "model.safetensors")  # not a hard link: Colab's Drive has none
     if directory.exists():
@@ -96,18 +98,16 @@ def load_best(run_dir: Path, model: GroundingModel) -> None:
     load_weights(_current(run_dir / "checkpoint") / "model.safetensors", model)
 
 
-def save_best(run_dir: Path, model: GroundingModel) -> None:
-    """Put the model's weights in the place of those with the best validation score."""
-    path = _current(run_dir / "checkpoint") / "model.safetensors"
-    write_atomically(path, lambda temporary: save_weights(temporary, model))
+def save_weights(path: Path, model: GroundingModel, prints: dict[str, str] | None = None) -> None:
+    """Write the model's weights, without what can be had again, whose fingerprints go into the metadata.
 
-
-def save_weights(path: Path, model: GroundingModel) -> None:
-    """Write the model's weights, without what can be had again, whose fingerprints go into the metadata."""
-    skipped = omitted(model)
-    backbones = model.backbones()
-    prints = {name: fingerprint(backbones[name], weights) for name, weights in skipped.items()}
-    left_out = _full_names(skipped)
+    Args:
+        path: where to.
+        model: whose weights they are.
+        prints: the fingerprints, where they are known.
+    """
+    prints = _fingerprints(model) if prints is None else prints
+    left_out = _full_names(omitted(model))
     tensors = {name: value.contiguous() for name, value in model.state_dict().items() if name not in left_out}
     save_file(tensors, path, metadata={"fingerprints": json.dumps(prints)})
 
@@ -180,14 +180,36 @@ def omitted(model: GroundingModel) -> dict[str, set[str]]:
 
 
 def fingerprint(module: nn.Module, names: set[str] | None = None) -> str:
-    """SHA-256 of names, shapes and values (rounded to float16) of `names`, by default of what is frozen."""
+    """SHA-256 of names, shapes and values (rounded to float16) of `names`, by default of what is frozen.
+
+    RN50 and HRNet take half a second, and every save asks. So they are hashed again only where torch has
+    counted a write to one of the tensors since, as it does for autograd, or one has moved.
+    """
     names = _frozen(module) if names is None else names
+    tensors = {name: value for name, value in sorted(module.state_dict().items()) if name in names}
+    if any(value.is_inference() for value in tensors.values()):  # writes to these are not counted
+        return _sha256(tensors)
+    writes = [(name, value.data_ptr(), value._version) for name, value in tensors.items()]
+    if _hashed.get(module, (None, ""))[0] != writes:
+        _hashed[module] = (writes, _sha256(tensors))
+    return _hashed[module][1]
+
+
+_hashed: WeakKeyDictionary[nn.Module, tuple[list, str]] = WeakKeyDictionary()
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        if name in names:
-            digest.update(f"{name}{tuple(value.shape)}".encode())
-            digest.update(value.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
+    for name, value in tensors.items():
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _fingerprints(model: GroundingModel) -> dict[str, str]:
+    """Of each backbone, that of the weights that are omitted."""
+    backbones = model.backbones()
+    return {name: fingerprint(backbones[name], weights) for name, weights in omitted(model).items()}
 
 
 def find_checkpoint(name: str | Path) -> Path:

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from vg_utils.boxes import paired_iou, to_xyxy
 from vg_utils.calibration import calibrate
-from vg_utils.checkpoints import load_best, load_state, save_best, save_checkpoint, save_history
+from vg_utils.checkpoints import load_state, save_checkpoint, save_history
 from vg_utils.config import Config, ConfigError, TrainConfig
 from vg_utils.data import GroundingExample
 from vg_utils.data.batches import Batch, GroundingLoader
@@ -88,11 +88,6 @@ def fit(
             tqdm.write(_line(epoch, config.train.epochs))
         if on_epoch is not None:
             on_epoch(epoch)
-    if accelerator.is_main_process and hasattr(model, "temperatures"):
-        load_best(run_dir, model)
-        calibrate(model, examples_of(val), config.model, accelerator.device)
-        save_best(run_dir, model)
-    accelerator.wait_for_everyone()
     return run.history
 
 
@@ -172,7 +167,10 @@ class _Run:
     def validate(
         self, examples: Examples, loader: GroundingLoader, judge: ClipBackbone | None
     ) -> dict[str, float]:
-        """Scores on `val`: each process has its share of the pictures, and each picture counts once."""
+        """Scores on `val`: each process has its share of the pictures, and each picture counts once.
+
+        The answers also calibrate the model that gave them, so that every checkpoint is.
+        """
         accelerator = self.accelerator
         # Each process has BatchNorm's means of its own last batch: score what will be saved, the first one's.
         if accelerator.num_processes > 1:
@@ -180,7 +178,7 @@ class _Run:
                 broadcast(buffer)
         mine = examples[accelerator.process_index :: accelerator.num_processes]
         size = self.config.model.image_size
-        rows, loss, _ = predict_rows(self.scored, mine, loader, size, accelerator.device)
+        rows, loss, absent = predict_rows(self.scored, mine, loader, size, accelerator.device)
         if not math.isfinite(loss):
             raise TrainingError(
                 f"epoch {self.epoch + 1}: not finite: validation loss {loss:g} after training losses of "
@@ -191,7 +189,8 @@ class _Run:
             n = sum(len(example.expressions) for example in some)
             similarity = add_clip_similarity(rows[:n], some, judge, accelerator.device)["semantic_similarity"]
             rows = rows.assign(semantic_similarity=similarity)
-        rows = pd.concat(gather_object([rows.assign(loss=loss)]))
+        rows, absent = map(pd.concat, zip(*gather_object([(rows.assign(loss=loss), absent)]), strict=True))
+        calibrate(self.scored, rows, absent)
         summary = summarise(rows)
         return {
             "val_loss": float(rows["loss"].mean()),

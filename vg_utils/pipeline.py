@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +12,7 @@ from PIL import Image
 
 from vg_utils.checkpoints import find_checkpoint, save_pickle, shipped_checkpoints
 from vg_utils.confidence import presence_outcomes
-from vg_utils.config import Config, ConfigError
+from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import DataError, GroundingExample, Report, load_examples, load_image
 from vg_utils.engine import fit
 from vg_utils.evaluation import Evaluation, ask, constant_answer, evaluate_model, results_of
@@ -64,9 +63,8 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
     """
     started = time.perf_counter()
     prepare_data(config, fast)
-    quick = {"epochs": min(config.train.epochs, 10), "cache_views": 1, "similarity_images": 0}
-    blind = replace(config.model, name="text-only")
-    baseline = replace(config, model=blind, train=replace(config.train, **quick))
+    quick = {"train__epochs": min(config.train.epochs, 10), "train__cache_views": 1}
+    baseline = set_fields(config, model__name="text-only", train__similarity_images=0, **quick)
     for settings, directory in ((baseline, out / "text-only"), (config, out)):
         print(f"\n{settings.model.name}: training into {directory}", flush=True)
         fit(settings, directory, resume=True)

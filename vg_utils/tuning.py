@@ -306,7 +306,7 @@ def best_trial(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
 
 def drop_resumable(run_dir: Path) -> None:
     """Remove what only a resumed training needs: two thirds of the disk that a search would fill."""
-    for name in ("last.safetensors", "state.pt"):
+    for name in ("last.safetensors", "average.safetensors", "state.pt"):
         (run_dir / "checkpoint" / name).unlink(missing_ok=True)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.models.maps import SIZE, build_small, small_config
-from vg_utils.checkpoints import save_best, save_checkpoint, ship
+from vg_utils.checkpoints import save_checkpoint, ship
 from vg_utils.config import HRNetConfig
 from vg_utils.data.text import tokenize
 from vg_utils.models import shipped
@@ -132,7 +132,6 @@ def test_a_shipped_run_with_tuned_text_answers_as_the_run_does(tmp_path, tuning)
         model.temperatures.copy_(torch.tensor([1.5, 0.7]))
     run_dir, directory = tmp_path / "run", tmp_path / "shipped"
     save_checkpoint(run_dir / "checkpoint", model, {"epoch": 1}, best=True)
-    save_best(run_dir, model)
     small_config("dense-grounder", **changes).save(run_dir / "config.json")
     ship(run_dir, directory, tokenize(PHRASES).unique().tolist())
     assert {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()} == {

@@ -163,10 +163,15 @@ class HRNetBackbone(nn.Module):
         return self.net(normalise(images, self.mean, self.std))[0]
 
     def towers(self) -> tuple[Tower]:
-        """Its blocks from input to output, see `vg_utils.models.tuning`."""
-        n = self.net
+        """Its blocks from input to output, see `vg_utils.models.tuning`.
+
+        What makes the last maps of other strides is in none: nobody reads them, so it never trains.
+        """
+        n, read = self.net, HRNET_STRIDE_16 - 1  # the maps begin with stride 4, timm counts from stride 2
+        *modules, fusing = n.stage4
         first = [[n.conv1, n.bn1, n.conv2, n.bn2, n.layer1], [n.transition1, n.stage2]]
-        last = [n.stage4, *([n.incre_modules] if n.incre_modules is not None else [])]  # ours has none
+        last = [*modules, fusing.branches, fusing.fuse_layers[read]]
+        last += [n.incre_modules[read]] if n.incre_modules is not None else []  # ours has none
         return ([*first, [n.transition2, n.stage3, n.transition3], last],)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from tests.tiny import copy_of
 from vg_utils.calibration import COLDEST, HOTTEST, calibrate, fit_temperature
+from vg_utils.confidence import expected_calibration_error
 from vg_utils.config import set_fields
 from vg_utils.evaluation import eval_batches, predict_rows
 from vg_utils.loaders import load_split
@@ -105,7 +106,11 @@ def test_temperatures_are_those_of_the_logits(model, tiny_config):
         for name in ("score", "presence"):
             scaled = sigmoid(frame[f"{name}_logit"] / found[f"{name}_temperature"])
             assert frame[name].tolist() == pytest.approx(scaled.tolist(), abs=1e-5)
-    assert found["ece_after"] < found["ece_before"]
+    logits, ious = (rows[name].to_numpy(np.float64) for name in ("score_logit", "iou"))
+    assert cross_entropy(logits, ious, found["score_temperature"]) < cross_entropy(logits, ious, 1.0)
+    for when, temperature in (("before", 1.0), ("after", found["score_temperature"])):
+        error = expected_calibration_error(sigmoid(logits / temperature), ious)
+        assert found[f"ece_{when}"] == pytest.approx(error)
 
 
 def test_without_absent_phrases_presence_stays_as_it_is(model, tiny_config):

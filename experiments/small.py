@@ -26,7 +26,7 @@ from vg_utils.presets import preset
 COMMAND = "python -m experiments.small --out runs/small"
 TRAINED = {  # epochs that take each of them about as long: some five minutes on two cores
     "dense-grounder": 4,
-    "transvg": 4,
+    "transvg": 2,
     "clip-hrnet": 12,
     "clip-rpn-concat": 12,
     "clip-rpn-pooled": 12,

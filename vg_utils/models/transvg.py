@@ -38,6 +38,7 @@ class TransVG(PyramidModel):
         layer = nn.TransformerEncoderLayer(
             channels, head.heads, head.feed_forward, head.dropout, batch_first=True, norm_first=True
         )
+        layer.self_attn.dropout = 0.0  # inside attention it would keep it from the fused kernels
         self.encoder = nn.TransformerEncoder(
             layer, head.layers, nn.LayerNorm(channels), enable_nested_tensor=False
         )

@@ -39,7 +39,7 @@ from vg_utils.visualize import (
     worst_failures,
 )
 
-DEFAULT_CHECKPOINT = "scenes/clip-hrnet"
+DEFAULT_CHECKPOINT = "scenes/dense-grounder"  # the best on val of those that come with the package
 FAST_SCENES = {"images": 40, "size": 160, "seed": 0}
 SCENES = {  # what `run --preset scenes` draws where nothing is yet
     "images": 1600,

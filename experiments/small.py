@@ -1,4 +1,4 @@
-"""All systems on a processor, in an hour: `python -m experiments.small --out runs/small`.
+"""All systems on a processor, in some two hours: `python -m experiments.small --out runs/small`.
 
 What `experiments.run` does on GPUs with 50,000 pictures, this does with the few of `make run`: the preset
 `scenes`, frozen backbones, features cached once. Beside them `detector-clip` in its modes, and what does not
@@ -24,7 +24,7 @@ from vg_utils.predictor import Grounder, default_device
 from vg_utils.presets import preset
 
 COMMAND = "python -m experiments.small --out runs/small"
-TRAINED = {  # epochs that take each of them about as long: some five minutes on two cores
+TRAINED = {  # epochs: minutes each on two cores, the table of costs says how many
     "dense-grounder": 4,
     "transvg": 2,
     "clip-hrnet": 12,

@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 MAX_BYTES = 600_000  # of a notebook
 SMALL = 25_000  # bytes; a larger figure is compressed
-WIDTH = 1100  # pixels of a figure
+WIDTH = 900  # pixels of a figure
 NOISE = re.compile(r"^.*(it/s|s/it|img/s|s/img)\].*\n?|\r", re.MULTILINE)  # what a progress bar leaves behind
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -9,6 +9,7 @@ import pytest
 from experiments import plan, run, small
 from experiments.plan import Run, set_fields
 from tests.conftest import TINY_SIZE
+from vg_utils.checkpoints import ship
 from vg_utils.data import load_examples
 from vg_utils.predictor import Grounder
 
@@ -49,7 +50,7 @@ def test_a_run_of_the_study_trains_scores_and_ships(pictures, tmp_path):
         assert found["results"][split]["presence_auroc"] >= 0
         expressions = [e for x in pictures.held[split, False].examples for e in x.expressions]
         assert len(found["rows"][split]) == len(expressions)
-    run.ship(tmp_path / "runs" / "some-3", tmp_path / "shipped", tokens=range(49408))
+    ship(tmp_path / "runs" / "some-3", tmp_path / "shipped", tokens=range(49408))
     example = pictures.held["test", False].examples[0]
     answers = [
         Grounder.load(folder).set_image(example.image).ground(["the red cube"])[0].box_xyxy

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from experiments.plan import FROZEN
 from vg_utils.checkpoints import load_weights
 from vg_utils.config import Config, ModelConfig, set_fields
 from vg_utils.data import load_examples
@@ -24,9 +25,6 @@ from vg_utils.engine import fit
 from vg_utils.evaluation import eval_batches, predict_rows
 from vg_utils.models import build_model
 from vg_utils.presets import preset
-
-FROZEN = {"model__clip__tuning": "frozen", "model__clip__text_tuning": "frozen"}
-FROZEN |= {"model__hrnet__tuning": "frozen"}
 
 
 def write_random_backbones(folder: Path, model: ModelConfig, images: Tensor) -> dict[str, str]:

@@ -95,17 +95,17 @@ class DenseGrounder(PyramidModel):
             maps = maps + self.place(self.places)
         pooled, words, padding = self._read_phrase(text_features)
         x = per_expression(maps, image_index)  # (N, C, G, G)
-        seen, cells = [], []
+        cells = []
         for block in self.blocks:
             x = block(x, pooled, words, padding)
-            seen.append(self.norm(x))
-            cells.append(self.cell(seen[-1]))  # (N, 5, G, G)
+            seen = self.norm(x)
+            cells.append(self.cell(seen))  # (N, 5, G, G)
         steps = torch.stack(cells, dim=1).float().flatten(3)  # (N, K, 5, G * G)
         logits, sides = steps[:, :, 0], F.softplus(steps[:, :, 1:])
         corners = torch.cat([self.centres.T - sides[:, :, :2], self.centres.T + sides[:, :, 2:]], dim=2)
         weights = logits[:, -1].softmax(dim=1)  # (N, G * G): the last block answers
         boxes = to_cxcywh((corners[:, -1] * weights[:, None]).sum(2))  # (N, 4)
-        map_ = seen[-1].flatten(2).float()
+        map_ = seen.flatten(2).float()
         found = (map_ * weights[:, None]).sum(2)  # (N, C): what is where the box is
         summary = [found, map_.amax(2), pooled.float(), logits[:, -1].amax(1, keepdim=True)]
         verdict = self.judge(torch.cat(summary, dim=1)).float()  # (N, 2)

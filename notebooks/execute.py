@@ -28,6 +28,7 @@ ROOT = HERE.parent
 MAX_BYTES = 600_000  # of a notebook
 SMALL = 25_000  # bytes; a larger figure is compressed
 WIDTH = 900  # pixels of a figure
+COLOURS, QUALITY = 96, 72  # of a compressed drawing, and of a photograph as JPEG
 NOISE = re.compile(r"^.*(it/s|s/it|img/s|s/img)\].*\n?|\r", re.MULTILINE)  # what a progress bar leaves behind
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -119,8 +120,8 @@ def _compress(kind: str, content: bytes) -> tuple[str, bytes]:
     picture.thumbnail((WIDTH, 10 * WIDTH), Image.Resampling.LANCZOS)
     candidates = [(len(content), kind, content)]
     for other, drawn, options in (
-        ("image/png", picture.quantize(128, dither=Image.Dither.NONE), {}),
-        ("image/jpeg", picture, {"quality": 82}),
+        ("image/png", picture.quantize(COLOURS, dither=Image.Dither.NONE), {}),
+        ("image/jpeg", picture, {"quality": QUALITY, "progressive": True}),
     ):
         if other == "image/png" and kind != "image/png":  # a photograph would lose its colours
             continue

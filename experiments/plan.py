@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
+from experiments.detector import ARCHITECTURE, CLASSES
 from vg_utils.config import Config, set_fields
 from vg_utils.data import GroundingExample
 from vg_utils.presets import preset
@@ -21,7 +22,14 @@ SYSTEMS = {  # name of a run: model, and what it has other than the preset
     "transvg": ("transvg", {}),
     "dense-grounder": ("dense-grounder", {}),
 }
-SHIPPED = ("clip-hrnet", "clip-rpn-concat", "clip-rpn-tokens", "transvg", "dense-grounder")
+SHIPPED = {  # name of a checkpoint of the package: the run that it is of. Five tuned ones would be too large
+    "dense-grounder": "dense-grounder",
+    "clip-hrnet": "clip-hrnet",
+    "clip-rpn-concat": "frozen-clip-rpn-concat",
+    "clip-rpn-tokens": "frozen-clip-rpn-tokens",
+    "transvg": "frozen-transvg",
+}
+MODES = ("crop", "crop+blur", "global-local")  # of detector-clip
 FROZEN = {"model__clip__tuning": "frozen", "model__clip__text_tuning": "frozen"}
 FROZEN |= {"model__hrnet__tuning": "frozen"}
 ABLATIONS = {  # label: the one change
@@ -35,6 +43,7 @@ ABLATIONS = {  # label: the one change
     "frozen backbones": FROZEN,
 }
 LOSSES = ("huber", "l1", "giou", "diou", "ciou")
+SHARE = 0.4  # of a system's minutes, for what is compared with other runs of that share
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ class Run:
         images: training pictures; 0 for all.
         shuffle: every phrase in the place of another one, in training and in test.
         similarity: whether CLIP compares its crops.
+        of: name of the run whose checkpoint it is, where it is not trained but shipped.
     """
 
     name: str
@@ -62,6 +72,7 @@ class Run:
     images: int = 0
     shuffle: bool = False
     similarity: bool = False
+    of: str = ""
 
 
 def recipe(model: str, **changes: Any) -> Config:
@@ -74,42 +85,72 @@ def recipe(model: str, **changes: Any) -> Config:
         "model__hrnet__tuning": "full",
         "train__cached": False,
         "train__cache_views": 1,
-        "train__batch_images": 192,
+        "train__batch_images": 96,
+        "train__epoch_images": 20_000,
         "train__lr": 1e-3,
         "train__backbone_lr": 3e-4,
         "train__weight_decay": 0.02,
-        "train__ema": 0.998,
+        "train__ema": 0.995,
         "train__similarity_images": 0,
     }
     return set_fields(preset("scenes", model), **usual | changes)
 
 
-def study() -> list[Run]:
-    """All runs, the most telling ones first."""
+def study(detector: str = "runs/detector.pt") -> list[Run]:
+    """All runs, the most telling ones first; `detector` is the file of one trained on RefScenes."""
     runs = [
         Run(name, "systems", name, recipe(model, **changes), seeds=3, similarity=True)
         for name, (model, changes) in reversed(SYSTEMS.items())
     ]
     shuffle = recipe("dense-grounder", data__absent=0)
-    runs.append(
-        Run("shuffled", "blind", "dense-grounder, phrases shuffled", shuffle, share=0.5, shuffle=True)
-    )
-    runs.append(Run("text-only", "blind", "text-only", recipe("text-only"), share=0.5))
-    half = {"share": 0.5}
-    runs.append(Run("ablation-none", "ablation", "unchanged", recipe("dense-grounder"), **half))
+    short = {"share": SHARE}
+    label = "dense-grounder, phrases shuffled"
+    runs.append(Run("shuffled", "blind", label, shuffle, shuffle=True, **short))
+    runs.append(Run("text-only", "blind", "text-only", recipe("text-only"), **short))
+    runs.append(Run("ablation-none", "ablation", "unchanged", recipe("dense-grounder"), **short))
     for label, changes in ABLATIONS.items():
         name = "ablation-" + label.replace(" ", "-")
-        runs.append(Run(name, "ablation", label, recipe("dense-grounder", **changes), **half))
-    for loss in LOSSES:
-        config = recipe("dense-grounder", model__dense_grounder__box_loss=loss)
-        runs.append(Run(f"loss-{loss}", "loss", loss, config, **half))
+        runs.append(Run(name, "ablation", label, recipe("dense-grounder", **changes), **short))
+    for name, (model, changes) in SYSTEMS.items():
+        config = recipe(model, **changes | FROZEN)
+        runs.append(Run(f"frozen-{name}", "frozen", name, config, similarity=True, **short))
     for images in CURVE:
         for name in ("dense-grounder", "transvg", "clip-hrnet"):
             config = recipe(SYSTEMS[name][0])
-            runs.append(Run(f"curve-{name}-{images}", "curve", name, config, images=images, **half))
-    for name, (model, changes) in SYSTEMS.items():
-        config = recipe(model, **changes | FROZEN)
-        runs.append(Run(f"frozen-{name}", "frozen", name, config, similarity=True, **half))
+            runs.append(Run(f"curve-{name}-{images}", "curve", name, config, images=images, **short))
+    for loss in LOSSES:
+        config = recipe("dense-grounder", model__dense_grounder__box_loss=loss)
+        runs.append(Run(f"loss-{loss}", "loss", loss, config, **short))
+    for name, source in SHIPPED.items():
+        model, changes = SYSTEMS[name]
+        config = recipe(model, **changes)
+        runs.append(Run(f"shipped-{name}", "shipped", f"scenes/{name}", config, of=source, similarity=True))
+    runs.append(Run("constant-box", "blind", "constant box", recipe("constant-box")))
+    return (
+        runs
+        + training_free(recipe("detector-clip"))
+        + training_free(
+            recipe(
+                "detector-clip",
+                model__detector_clip__detector=ARCHITECTURE,
+                model__detector_clip__weights=detector,
+                model__detector_clip__num_classes=CLASSES,
+            )
+        )
+    )
+
+
+def training_free(config: Config) -> list[Run]:
+    """`detector-clip` in its modes, and in the last one without the rules for words of place."""
+    source = "oracle" if config.model.detector_clip.detector == "oracle" else "detector"
+    runs = []
+    for mode, prior in (*((mode, True) for mode in MODES), (MODES[-1], False)):
+        changed = set_fields(
+            config, model__detector_clip__mode=mode, model__detector_clip__spatial_prior=prior
+        )
+        label = f"{source} proposals, {mode}{'' if prior else ', no spatial prior'}"
+        name = f"{source}-{mode.replace('+', '-')}{'' if prior else '-no-prior'}"
+        runs.append(Run(name, "training-free", label, changed))
     return runs
 
 

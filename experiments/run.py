@@ -3,6 +3,7 @@
 The runs are those of `experiments.plan`. Each is trained into a directory of its own and scored on test and
 novel; its results are a pickle. Give the same command again and it goes on where it stopped. With several
 GPUs, or `--slots` above 1, runs go side by side, and their minutes are those of runs that share a GPU so.
+Beside them a detector learns RefScenes, for `detector-clip`; and what the package ships is made and scored.
 """
 
 from __future__ import annotations
@@ -11,26 +12,31 @@ import argparse
 import copy
 import multiprocessing as mp
 import os
+import pickle
 import shutil
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from experiments.plan import SHIPPED, SIZE, Run, shuffled, study
+from experiments import detector
+from experiments.plan import SIZE, Run, shuffled, study
 from experiments.ship import ship_run
 from vg_utils.checkpoints import save_pickle
 from vg_utils.config import Config
-from vg_utils.data import load_examples
+from vg_utils.data import GroundingExample, load_examples
 from vg_utils.data.resident import ResidentPictures
 from vg_utils.data.scenes import write_scenes
 from vg_utils.data.transforms import EvalTransform
 from vg_utils.metrics import breakdown
 from vg_utils.models.base import GroundingModel
+from vg_utils.pipeline import evaluate_constant
+from vg_utils.predictor import Grounder, default_device
 
 # Asks the driver's library whether there is a GPU, without initialising it, which no forked process survives.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -38,7 +44,10 @@ os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 RENDERED = {"train": 50_000, "val": 2_000, "test": 4_000, "novel": 4_000}  # pictures of the full RefScenes
 COMMAND = "python -m experiments.run --out runs/study"
 PROBE_BATCHES = 12  # from whose second pass the speed is taken
-SIMILARITY_IMAGES = 1_000  # of each split, whose crops CLIP compares
+SIMILARITY_IMAGES = 300  # of each split, whose crops CLIP compares
+LOOKED_AT = 1_000  # pictures of each split that `detector-clip` is asked, which looks at proposals one by one
+CHOSEN_ON = 5_000  # training pictures on which the constant box is chosen
+SPLITS = ("test", "novel")
 
 
 @dataclass
@@ -78,11 +87,23 @@ class Pictures:
         return moved
 
 
-def do(job: Job, pictures: Pictures, out: Path, seconds: float) -> dict:
-    """Train for about so many seconds and score; what comes back is plain data and pandas frames."""
+def do(job: Job, pictures: Pictures, options: argparse.Namespace) -> dict:
+    """Train and score, or score what is there; what comes back is plain data and pandas frames."""
+    run = job.run
+    if run.of:
+        return ship_and_score(run, pictures, options)
+    if run.group == "training-free" or run.config.model.name == "constant-box":
+        examples = {split: pictures.held[split, False].examples for split in SPLITS}
+        if run.group == "training-free":
+            examples = {split: some[:LOOKED_AT] for split, some in examples.items()}
+        examples["train"] = pictures.held["train", False].examples[:CHOSEN_ON]
+        return score_untrained(run, examples, COMMAND)
+    return train_and_score(job, pictures, options.out, 60 * options.minutes)
+
+
+def train_and_score(job: Job, pictures: Pictures, out: Path, seconds: float) -> dict:
+    """Train for about so many seconds, and score the best weights."""
     from vg_utils.engine import fit
-    from vg_utils.evaluation import evaluate_model
-    from vg_utils.predictor import Grounder
 
     run = job.run
     config = replace(run.config, train=replace(run.config.train, seed=job.seed))
@@ -96,22 +117,54 @@ def do(job: Job, pictures: Pictures, out: Path, seconds: float) -> dict:
     history = fit(config, out / "runs" / job.name, resume=True, progress=False, splits=splits)
     whole = time.perf_counter() - started
     grounder = Grounder.load(out / "runs" / job.name, pictures.device)
-    model = grounder.model
-    found = outcome(run, job.seed, COMMAND) | costs(model, history, whole)
+    found = outcome(run, job.seed, COMMAND) | costs(grounder.model, history, whole)
     found |= {"images": len(splits["train"].examples)}
-    for split in ("test", "novel"):
+    return score(found, grounder, run, pictures)
+
+
+def score(found: dict, grounder: Grounder, run: Run, pictures: Pictures) -> dict:
+    """Add what a trained model scores on the held-out splits."""
+    from vg_utils.evaluation import evaluate_model
+
+    model, config = grounder.model, grounder.config.model
+    for split in SPLITS:
         held = pictures.held[split, run.shuffle]
         where = ("RefScenes", split, pictures.device)
-        plain = EvalTransform(config.model.image_size)
+        plain = EvalTransform(config.image_size)
         batches = held.loader(64, plain, shuffle=False, absent=None if model.learns_presence else 0)
         rows, results, _ = evaluate_model(
-            model, held.examples, config.model, *where, similarity=False, batches=batches
+            model, held.examples, config, *where, similarity=False, batches=batches
         )
         if run.similarity:
             some = held.examples[:SIMILARITY_IMAGES]
-            judged = evaluate_model(model, some, config.model, *where, workers=2).results
+            judged = evaluate_model(model, some, config, *where, workers=2).results
             results |= {k: judged[k] for k in ("semantic_similarity", "text_similarity", "category_recall")}
         add_split(found, split, rows, results)
+    return found
+
+
+def ship_and_score(run: Run, pictures: Pictures, options: argparse.Namespace) -> dict:
+    """Make the package's checkpoint of the seed that was best on val, and score it as it will be loaded."""
+    trained = [pickle.loads(p.read_bytes()) for p in (options.out / "results").glob(f"{run.of}-?.pkl")]
+    if not trained:
+        raise RuntimeError(f"{run.label}: expected results of {run.of} in {options.out}, found none")
+    best = max(trained, key=lambda found: found["val_miou"])
+    directory = options.out / "shipped" / run.label
+    ship_run(options.out / "runs" / f"{run.of}-{best['seed']}", directory)
+    found = outcome(run, 0, COMMAND) | {key: best[key] for key in ("parameters", "head_parameters", "images")}
+    return score(found, Grounder.load(directory, pictures.device), run, pictures)
+
+
+def score_untrained(run: Run, examples: dict[str, Sequence[GroundingExample]], command: str) -> dict:
+    """`detector-clip`, or the one box that is best on `examples["train"]`."""
+    from vg_utils.models.detector_clip import build_detector_clip
+
+    evaluate = partial(evaluate_constant, examples["train"])
+    if run.group == "training-free":
+        evaluate = build_detector_clip(run.config.model, default_device()).evaluate
+    found = outcome(run, 0, command)
+    for split in SPLITS:
+        add_split(found, split, *evaluate(examples[split], "RefScenes", split)[:2])
     return found
 
 
@@ -150,15 +203,15 @@ def epochs_for(config: Config, splits: dict[str, ResidentPictures], seconds: flo
     """How many epochs fill the time, by the speed of a short training under the same conditions."""
     from vg_utils.engine import fit
 
-    batch = config.train.batch_images
-    few = splits["train"].first(min(PROBE_BATCHES * batch, len(splits["train"].examples)))
+    batch, train = config.train.batch_images, splits["train"]
+    few = train.first(min(PROBE_BATCHES * batch, len(train.examples)))
     shutil.rmtree(probe, ignore_errors=True)
-    short = replace(config, train=replace(config.train, epochs=2, similarity_images=0))
+    short = replace(config, train=replace(config.train, epochs=2, epoch_images=0, similarity_images=0))
     history = fit(short, probe, progress=False, splits={"train": few, "val": splits["val"].first(4)})
     shutil.rmtree(probe)
     steps = -(-len(few.examples) // batch)
-    per_epoch = history[-1]["seconds"] / steps * len(splits["train"].examples) / batch
-    return max(1, round(seconds / per_epoch))
+    pictures = config.train.epoch_images or len(train.examples)
+    return max(1, round(seconds / (history[-1]["seconds"] / steps * pictures / batch)))
 
 
 def work(gpu: str | None, jobs: mp.Queue, pictures: Pictures, options: argparse.Namespace) -> None:
@@ -170,13 +223,13 @@ def work(gpu: str | None, jobs: mp.Queue, pictures: Pictures, options: argparse.
     while (job := jobs.get()) is not None:
         path = options.out / "results" / f"{job.name}.pkl"
         try:
-            found = do(job, pictures, options.out, 60 * options.minutes)
+            found = do(job, pictures, options)
             found["device"] = torch.cuda.get_device_name() if gpu is not None else "CPU"
             save_pickle(path, found)
             line = "  ".join(
                 f"{s}: {r['miou']:.3f} / {r['acc@0.5']:.3f}" for s, r in found["results"].items()
             )
-            print(f"{job.name}: {found['train_seconds']:.0f} s, {line}", flush=True)
+            print(f"{job.name}: {found.get('train_seconds', 0):.0f} s, {line}", flush=True)
         except Exception:  # one run's failure is not the others'
             print(f"{job.name}: FAILED\n{traceback.format_exc()}", flush=True)
 
@@ -219,8 +272,23 @@ def draw(root: Path) -> None:
         raise RuntimeError(f"drawing RefScenes into {root} failed with exit status {process.exitcode}")
 
 
+def learn_to_detect(root: Path, weights: Path) -> mp.Process:
+    """Begin to train the detector on the last GPU, unless it is there, in a process of its own."""
+    arguments = ["--data", str(root), "--out", str(weights), "--workers", "6"]
+    gpus = visible_gpus()
+    process = mp.get_context("spawn").Process(target=_learn_to_detect, args=(gpus[-1:], arguments))
+    if not weights.is_file():
+        process.start()
+    return process
+
+
+def _learn_to_detect(gpus: list[str], arguments: list[str]) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    detector.main(arguments)
+
+
 def main() -> None:
-    """Draw RefScenes, train everything, ship what is shipped."""
+    """Draw RefScenes, train and score everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--data", type=Path, default=Path("data/refscenes"), help="drawn where it is not there"
@@ -229,14 +297,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4.0, help="training time of a main run")
     parser.add_argument("--slots", type=int, default=1, help="runs side by side on a GPU")
     parser.add_argument("--only", nargs="*", help="names of runs; default: all")
-    parser.add_argument("--ship", type=Path, help="folder for the checkpoints that come with the package")
     options = parser.parse_args()
     draw(options.data)
-    runs = [run for run in study() if not options.only or run.name in options.only]
+    weights = options.out / "detector.pt"
+    learning = learn_to_detect(options.data, weights)
+    runs = [run for run in study(str(weights)) if not options.only or run.name in options.only]
     run_all(runs, options)
-    if options.ship:
-        for name in SHIPPED:
-            ship_run(options.out / "runs" / f"{name}-0", options.ship / name)
+    if learning.pid:
+        learning.join()
 
 
 if __name__ == "__main__":

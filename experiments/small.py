@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.plan import ABLATIONS, SYSTEMS, Run
+from experiments.plan import ABLATIONS, SYSTEMS, Run, training_free
 from experiments.results import FLAGSHIP
-from experiments.run import add_split, costs, outcome
+from experiments.run import SPLITS, add_split, costs, outcome, score_untrained
 from vg_utils.checkpoints import save_pickle, shipped_checkpoints
-from vg_utils.config import Config, set_fields
+from vg_utils.config import set_fields
 from vg_utils.loaders import load_split
-from vg_utils.pipeline import evaluate_constant, evaluate_run, prepare_data
+from vg_utils.pipeline import evaluate_run, prepare_data
 from vg_utils.predictor import Grounder, default_device
 from vg_utils.presets import preset
 
@@ -32,8 +32,6 @@ TRAINED = {  # epochs: minutes each on two cores, the table of costs says how ma
     "clip-rpn-pooled": 12,
     "clip-rpn-tokens": 12,
 }
-MODES = ("crop", "crop+blur", "global-local")
-SPLITS = ("test", "novel")
 
 
 def train_and_score(run: Run, seed: int, out: Path) -> dict:
@@ -51,25 +49,10 @@ def train_and_score(run: Run, seed: int, out: Path) -> dict:
     return found
 
 
-def score_detector(run: Run, seed: int, out: Path) -> dict:
-    """`detector-clip`, which learns nothing."""
-    from vg_utils.models.detector_clip import build_detector_clip
-
-    found = outcome(run, seed, COMMAND)
-    system = build_detector_clip(run.config.model, default_device())
-    for split in SPLITS:
-        scored = system.evaluate(load_split(run.config, split), "RefScenes", split)
-        add_split(found, split, scored[0], scored[1])
-    return found
-
-
-def score_constant(run: Run, seed: int, out: Path) -> dict:
-    """The one box that is best on the training pictures."""
-    found, chosen_on = outcome(run, seed, COMMAND), load_split(run.config, "train")
-    for split in SPLITS:
-        examples = load_split(run.config, split)
-        add_split(found, split, *evaluate_constant(chosen_on, examples, "RefScenes", split)[:2])
-    return found
+def score_as_it_is(run: Run, seed: int, out: Path) -> dict:
+    """What learns nothing: `detector-clip` and the constant box."""
+    examples = {split: load_split(run.config, split) for split in ("train", *SPLITS)}
+    return score_untrained(run, examples, COMMAND)
 
 
 def score_shipped(run: Run, seed: int, out: Path) -> dict:
@@ -96,19 +79,12 @@ def plan() -> list[tuple[Run, int, Callable[[Run, int, Path], dict]]]:
                         f"ablation-{label.replace(' ', '-')}", "ablation", label, set_fields(config, **change)
                     )
                     runs.append((changed, 1, train_and_score))
-    for mode in MODES:
-        for prior in (True, False):
-            config: Config = set_fields(
-                preset("scenes", "detector-clip"),
-                model__detector_clip__mode=mode,
-                model__detector_clip__spatial_prior=prior,
-            )
-            label = f"oracle proposals, {mode}{'' if prior else ', no spatial prior'}"
-            name = f"detector-clip-{mode.replace('+', '-')}{'' if prior else '-no-prior'}"
-            runs.append((Run(name, "training-free", label, config), 1, score_detector))
+    for run in training_free(preset("scenes", "detector-clip")):
+        runs.append((run, 1, score_as_it_is))
     blind = set_fields(preset("scenes", "text-only"), train__similarity_images=0, train__cache_views=1)
     runs.append((Run("text-only", "blind", "text-only", blind), 1, train_and_score))
-    runs.append((Run("constant-box", "blind", "constant box", blind), 1, score_constant))
+    constant = preset("scenes", "constant-box")
+    runs.append((Run("constant-box", "blind", "constant box", constant), 1, score_as_it_is))
     for name in shipped_checkpoints("scenes"):
         runs.append((Run(name.replace("/", "-"), "shipped", name, preset("scenes")), 1, score_shipped))
     return runs

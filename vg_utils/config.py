@@ -215,6 +215,7 @@ class TrainConfig:
     """Optimisation, selection and bookkeeping."""
 
     epochs: int = 20
+    epoch_images: int = 0  # pictures of an epoch, after which val is scored and a checkpoint saved; 0: all
     batch_images: int = 64
     accumulation: int = 1  # batches an optimizer step
     optimizer: Literal["adamw", "adam"] = "adamw"

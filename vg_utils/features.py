@@ -91,10 +91,15 @@ class FeatureDataset(Dataset):
 
 
 def feature_loader(
-    paths: Sequence[Path], batch_images: int, shuffle: bool, seed: int = 0, drop_last: bool = False
+    paths: Sequence[Path],
+    batch_images: int,
+    shuffle: bool,
+    seed: int = 0,
+    drop_last: bool = False,
+    per_epoch: int = 0,
 ) -> GroundingLoader:
     """Batches from a cache, in the order that `make_loader` would give the pictures themselves."""
-    return whole_batch_loader(FeatureDataset(paths), batch_images, shuffle, seed, drop_last)
+    return whole_batch_loader(FeatureDataset(paths), batch_images, shuffle, seed, drop_last, per_epoch)
 
 
 def cache_features(

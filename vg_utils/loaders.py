@@ -43,9 +43,10 @@ def make_loaders(
     augmented = TrainTransform(config.model.image_size, flip=data.flip, jitter=data.jitter, scale=data.scale)
     transform = plain if settings.cached and settings.cache_views == 1 else augmented
     sizes = {"batch_images": settings.batch_images}
-    pictures = len(examples_of(train))
+    pictures = settings.epoch_images or len(examples_of(train))
     alone = pictures % settings.batch_images == 1 and pictures > 1  # BatchNorm learns nothing from one
     shuffled = {"shuffle": True, "seed": settings.seed, "drop_last": alone}
+    shuffled |= {"per_epoch": settings.epoch_images}
     every = None if absent else 0  # validation looks at all phrases that fit nothing, or at none
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
     if data.resident or isinstance(train, ResidentPictures):

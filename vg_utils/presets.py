@@ -51,7 +51,7 @@ def _scenes() -> Config:
             ),
             clip_rpn=ClipRPNConfig(channels=256, feed_forward=256),
             pyramid=PyramidConfig(channels=128),
-            dense_grounder=DenseGrounderConfig(feed_forward=256),
+            dense_grounder=DenseGrounderConfig(heads=4, feed_forward=256),
             transvg=TransVGConfig(channels=192, feed_forward=768),
             detector_clip=DetectorClipConfig(detector="oracle"),  # no detector has learned RefScenes yet
         ),

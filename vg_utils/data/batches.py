@@ -162,23 +162,33 @@ class GroundingDataset(Dataset):
 
 
 class EpochSampler(Sampler):
-    """Pairs (epoch, number) of all items, shuffled by (seed, epoch) or in order, in the data set's epoch."""
+    """Pairs (epoch, number) of the items of the data set's epoch.
 
-    def __init__(self, dataset: GroundingDataset, shuffle: bool, seed: int) -> None:
+    Passes through all items, each shuffled by (seed, pass) or in order, follow each other without end, and an
+    epoch is the next `per_epoch` of them: by default one pass, so that epoch and pass are the same.
+    """
+
+    def __init__(self, dataset: GroundingDataset, shuffle: bool, seed: int, per_epoch: int = 0) -> None:
         self.dataset = dataset
         self.shuffle = shuffle
         self.seed = seed
+        self.per_epoch = per_epoch or len(dataset)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return self.per_epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch, count = self.dataset.epoch, len(self.dataset)
-        order = range(count)
-        if self.shuffle:
-            order = torch.randperm(count, generator=_generator(self.seed, epoch, SHUFFLE_STREAM)).tolist()
-        for number in order:
-            yield epoch, number
+        place, left = epoch * self.per_epoch, self.per_epoch
+        while left:
+            passing, start = divmod(place, count)
+            order = range(count)
+            if self.shuffle:
+                chance = _generator(self.seed, passing, SHUFFLE_STREAM)
+                order = torch.randperm(count, generator=chance).tolist()
+            part = order[start : start + left]
+            yield from ((epoch, number) for number in part)
+            place, left = place + len(part), left - len(part)
 
 
 class GroundingLoader(DataLoader):
@@ -226,6 +236,7 @@ def make_loader(
     workers: int = 0,
     seed: int = 0,
     drop_last: bool = False,
+    per_epoch: int = 0,
 ) -> GroundingLoader:
     """Batches of `batch_images` pictures and all their expressions, in an order that (seed, epoch) decides.
 
@@ -236,13 +247,14 @@ def make_loader(
 
     Args:
         workers: processes that decode and transform, with one torch thread each; 0 does it in this one.
+        per_epoch: pictures of an epoch; 0: all of them.
     """
     if workers:
         tokenize([""])  # loads the vocabulary once, before the workers are forked, instead of once in each
     return GroundingLoader(
         dataset,
         batch_size=batch_images,
-        sampler=EpochSampler(dataset, shuffle, seed),
+        sampler=EpochSampler(dataset, shuffle, seed, per_epoch),
         num_workers=workers,
         collate_fn=collate,
         drop_last=drop_last,
@@ -253,13 +265,18 @@ def make_loader(
 
 
 def whole_batch_loader(
-    dataset: Dataset, batch_images: int, shuffle: bool, seed: int = 0, drop_last: bool = False
+    dataset: Dataset,
+    batch_images: int,
+    shuffle: bool,
+    seed: int = 0,
+    drop_last: bool = False,
+    per_epoch: int = 0,
 ) -> GroundingLoader:
     """Batches in the order of `make_loader`, of a data set whose `__getitems__` gives a batch at once.
 
     Its pictures are at hand, as features or decoded, so that no process has to prepare them.
     """
-    sampler = EpochSampler(dataset, shuffle, seed)
+    sampler = EpochSampler(dataset, shuffle, seed, per_epoch)
     return GroundingLoader(
         dataset, batch_size=batch_images, sampler=sampler, collate_fn=_as_it_is, drop_last=drop_last
     )

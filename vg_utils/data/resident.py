@@ -127,10 +127,11 @@ class ResidentPictures:
         max_expressions: int | None = None,
         absent: int | None = 0,
         drop_last: bool = False,
+        per_epoch: int = 0,
     ) -> GroundingLoader:
         """Batches on the device, in the order that `make_loader` would give the files."""
         dataset = ResidentDataset(self, transform, seed, max_expressions, absent)
-        return whole_batch_loader(dataset, batch_images, shuffle, seed, drop_last)
+        return whole_batch_loader(dataset, batch_images, shuffle, seed, drop_last, per_epoch)
 
 
 class _Decoded(Dataset):

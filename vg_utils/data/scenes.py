@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from random import Random
 
@@ -215,7 +216,8 @@ def useful_processes(device: str, pictures: int, size: int) -> int:
     """How many processes draw that many pictures soonest; 0 where threads do, or starting takes longer.
 
     On a GPU planning in Python holds the drawing up. An H200 with 16 cores draws 160 scenes of 224 pixels a
-    second in threads, 580 in 8 processes and 700 in 14, and then it is the GPU that is busy.
+    second in threads, 580 in 8 processes and 700 in 14, and then it is the GPU that is busy; each further
+    GPU keeps as many busy.
     """
     cores = os.cpu_count() or 1
     if torch.device(device).type != "cuda" or cores <= 4 or pictures < FEW_PICTURES:
@@ -223,8 +225,24 @@ def useful_processes(device: str, pictures: int, size: int) -> int:
     process, pixel = GPU_BYTES
     memory = torch.cuda.get_device_properties(device).total_memory
     room = int(0.5 * memory / (process + pixel * BATCH_ON_GPU * size**2))
-    processes = min(cores - 2, MOST_PROCESSES, room)
+    processes = min(cores - 2, len(gpus_of(device)) * min(MOST_PROCESSES, room))
     return processes if processes > 1 else 0
+
+
+def gpus_of(device: str) -> list[str]:
+    """The GPUs that share the drawing: all of them where "cuda" leaves it open which."""
+    count = torch.cuda.device_count()
+    return [f"cuda:{i}" for i in range(count)] if device == "cuda" and count else [device]
+
+
+def _begin_drawing(device: str, number: Synchronized) -> None:
+    """In each new process: one thread, and the GPUs in turn."""
+    torch.set_num_threads(1)
+    gpus = gpus_of(device)
+    if torch.device(device).type == "cuda":
+        with number.get_lock():
+            torch.cuda.set_device(gpus[number.value % len(gpus)])
+            number.value += 1
 
 
 def draw_all(
@@ -241,7 +259,7 @@ def draw_all(
     threads = torch.get_num_threads()
     if processes:
         spawn = multiprocessing.get_context("spawn")  # a forked process cannot use the GPU
-        pool = ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (1,))
+        pool = ProcessPoolExecutor(processes, spawn, _begin_drawing, (device, spawn.Value("i", 0)))
     else:
         pool = ThreadPoolExecutor(threads if on_cpu else min(4, os.cpu_count() or 1))
     try:

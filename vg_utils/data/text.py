@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -110,8 +111,10 @@ def tokenize(texts: Sequence[str], trim: bool = False) -> Tensor:
     rows = [_token_ids(text) for text in texts]
     longest = max(map(len, rows), default=2)  # without any text, as long as the row of an empty one
     tokens = torch.zeros(len(rows), longest if trim else CONTEXT_LENGTH, dtype=torch.int64)
-    for row, ids in zip(tokens, rows, strict=True):
-        row[: len(ids)] = torch.tensor(ids)
+    lengths = torch.tensor([len(ids) for ids in rows], dtype=torch.int64)
+    tokens[torch.arange(tokens.shape[1]) < lengths[:, None]] = torch.tensor(
+        list(chain.from_iterable(rows)), dtype=torch.int64
+    )
     return tokens
 
 

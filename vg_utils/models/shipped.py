@@ -1,4 +1,7 @@
-"""The small backbones that come with the package: files in `vg_utils/weights`, in half precision.
+"""The weights that come with the package: files in `vg_utils/weights`, with matrices in 8 bits.
+
+A weight is kept as its share, in 127ths, of the largest of its row (of an output channel); the rows' scales
+stand beside them. RESULTS.md has the scores before and after.
 
 A CLIP's token table has 49,408 rows, of which RefScenes uses about a hundred. Only those are in the file; the
 rows of words that no RefScenes phrase holds are zero.
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 
 WEIGHTS_DIR = Path(__file__).parent.parent / "weights"
 _TABLE, _ROWS = "token_embedding.weight", "token_embedding.rows"
+_SCALE, _LARGEST = ".int8_scale", 127  # a scale's name is that of its matrix, and this
 
 
 Statistics = Mapping[int, Mapping[str, Tensor]]  # of BatchNorm: by size of the input in pixels, then by name
@@ -27,7 +31,7 @@ Statistics = Mapping[int, Mapping[str, Tensor]]  # of BatchNorm: by size of the 
 def pack(
     module: nn.Module, tokens: Iterable[int] | None = None, statistics: Statistics | None = None
 ) -> dict[str, Tensor]:
-    """Weights as they are shipped: matrices in float16, of a token table only the rows of `tokens`.
+    """Weights as they are shipped: matrices in 8 bits, of a token table only the rows of `tokens`.
 
     Args:
         module: whose weights they are.
@@ -43,26 +47,35 @@ def pack(
 
 
 def pack_tensors(tensors: Mapping[str, Tensor], tokens: Iterable[int] | None) -> dict[str, Tensor]:
-    """Tensors with matrices in float16 and of token tables only the rows of `tokens` (None: all)."""
-    packed = {
-        name: (value.half() if value.is_floating_point() and value.ndim > 1 else value).cpu().contiguous()
-        for name, value in tensors.items()
-    }
-    if tokens is not None:
-        rows = torch.tensor(sorted(set(tokens)))  # (R,)
-        for name in [name for name in packed if name.endswith(_TABLE)]:
+    """Tensors with matrices in 8 bits and of token tables only the rows of `tokens` (None: all)."""
+    packed = {}
+    rows = None if tokens is None else torch.tensor(sorted(set(tokens)))  # (R,)
+    for name, value in tensors.items():
+        value = value.detach().cpu()
+        if rows is not None and name.endswith(_TABLE):
             packed[name.removesuffix(_TABLE) + _ROWS] = rows.clone()
-            packed[name] = packed[name][rows].contiguous()  # (R, width)
+            value = value[rows]  # (R, width)
+        if value.is_floating_point() and value.ndim > 1:
+            largest = value.float().abs().flatten(1).amax(1).clamp(min=torch.finfo(torch.float32).tiny)
+            packed[name + _SCALE] = largest / _LARGEST  # (rows,)
+            value = (value / _by_row(packed[name + _SCALE], value)).round().to(torch.int8)
+        packed[name] = value.contiguous()
     return packed
 
 
+def _by_row(scale: Tensor, matrix: Tensor) -> Tensor:
+    return scale.view(-1, *[1] * (matrix.ndim - 1))
+
+
 def unpack_tensors(packed: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `pack_tensors`, still in half precision; `own` are tensors of the right shapes."""
+    """The inverse of `pack_tensors`, up to rounding; `own` are tensors of the right shapes."""
     tensors = dict(packed)
+    for name in [name.removesuffix(_SCALE) for name in packed if name.endswith(_SCALE)]:
+        tensors[name] = tensors[name] * _by_row(tensors.pop(name + _SCALE), tensors[name])
     for name in [name for name in packed if name.endswith(_ROWS)]:
         table = name.removesuffix(_ROWS) + _TABLE
-        whole = torch.zeros(own[table].shape, dtype=packed[table].dtype)
-        whole[tensors.pop(name)] = packed[table]
+        whole = torch.zeros(own[table].shape, dtype=tensors[table].dtype)
+        whole[tensors.pop(name)] = tensors[table]
         tensors[table] = whole
     return tensors
 

@@ -85,13 +85,17 @@ def recipe(model: str, **changes: Any) -> Config:
         "model__hrnet__tuning": "full",
         "train__cached": False,
         "train__cache_views": 1,
-        "train__batch_images": 96,
+        "train__batch_images": 256,
         "train__epoch_images": 20_000,
         "train__lr": 1e-3,
         "train__backbone_lr": 3e-4,
         "train__weight_decay": 0.02,
-        "train__ema": 0.995,
+        "train__ema": 0.99,
         "train__similarity_images": 0,
+    }
+    # Few passes over many pictures: nothing is learned by heart that dropout would have to prevent.
+    usual |= {
+        f"model__{head}__dropout": 0.0 for head in ("clip_hrnet", "clip_rpn", "dense_grounder", "transvg")
     }
     return set_fields(preset("scenes", model), **usual | changes)
 

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.synchronize import Lock
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +34,7 @@ from vg_utils.data import GroundingExample, load_examples
 from vg_utils.data.resident import ResidentPictures
 from vg_utils.data.scenes import write_scenes
 from vg_utils.data.transforms import EvalTransform
+from vg_utils.files import write_atomically
 from vg_utils.metrics import breakdown
 from vg_utils.models.base import GroundingModel
 from vg_utils.pipeline import evaluate_constant
@@ -47,6 +49,7 @@ PROBE_BATCHES = 12  # from whose second pass the speed is taken
 SIMILARITY_IMAGES = 300  # of each split, whose crops CLIP compares
 LOOKED_AT = 1_000  # pictures of each split that `detector-clip` is asked, which looks at proposals one by one
 CHOSEN_ON = 5_000  # training pictures on which the constant box is chosen
+DETECTOR = "detector.pt"  # in the study's directory
 SPLITS = ("test", "novel")
 
 
@@ -87,8 +90,11 @@ class Pictures:
         return moved
 
 
-def do(job: Job, pictures: Pictures, options: argparse.Namespace) -> dict:
-    """Train and score, or score what is there; what comes back is plain data and pandas frames."""
+def do(job: Job, pictures: Pictures, options: argparse.Namespace, learning: Lock) -> dict:
+    """Train and score, or score what is there; what comes back is plain data and pandas frames.
+
+    `learning` is held while the detector is being trained.
+    """
     run = job.run
     if run.of:
         return ship_and_score(run, pictures, options)
@@ -97,6 +103,11 @@ def do(job: Job, pictures: Pictures, options: argparse.Namespace) -> dict:
         if run.group == "training-free":
             examples = {split: some[:LOOKED_AT] for split, some in examples.items()}
         examples["train"] = pictures.held["train", False].examples[:CHOSEN_ON]
+        if run.config.model.detector_clip.weights == str(options.out / DETECTOR):
+            with learning:  # whoever needs it first trains it
+                if not (options.out / DETECTOR).is_file():
+                    where = ["--data", str(options.data), "--out", str(options.out / DETECTOR)]
+                    detector.main([*where, "--workers", "6"])
         return score_untrained(run, examples, COMMAND)
     return train_and_score(job, pictures, options.out, 60 * options.minutes)
 
@@ -111,7 +122,7 @@ def train_and_score(job: Job, pictures: Pictures, out: Path, seconds: float) -> 
     splits = {name: pictures.held[name, run.shuffle] for name in ("train", "val")}
     if run.images:
         splits["train"] = splits["train"].first(run.images)
-    epochs = epochs_for(config, splits, seconds * run.share, out / "probes" / job.name)
+    epochs = epochs_for(config, splits, seconds * run.share, out / "probes" / run.name)
     config = replace(config, train=replace(config.train, epochs=epochs))
     started = time.perf_counter()
     history = fit(config, out / "runs" / job.name, resume=True, progress=False, splits=splits)
@@ -200,9 +211,16 @@ def add_split(found: dict, split: str, rows: pd.DataFrame, results: dict) -> Non
 
 
 def epochs_for(config: Config, splits: dict[str, ResidentPictures], seconds: float, probe: Path) -> int:
-    """How many epochs fill the time, by the speed of a short training under the same conditions."""
+    """How many epochs fill the time, by the speed of a short training under the same conditions.
+
+    It is written down in `probe`: all seeds of a run train for as many.
+    """
     from vg_utils.engine import fit
 
+    noted = probe.with_suffix(".txt")
+    if noted.is_file():
+        return int(noted.read_text())
+    probe = probe.with_name(f"{probe.name}-{os.getpid()}")  # another seed may be at it as well
     batch, train = config.train.batch_images, splits["train"]
     few = train.first(min(PROBE_BATCHES * batch, len(train.examples)))
     shutil.rmtree(probe, ignore_errors=True)
@@ -211,10 +229,14 @@ def epochs_for(config: Config, splits: dict[str, ResidentPictures], seconds: flo
     shutil.rmtree(probe)
     steps = -(-len(few.examples) // batch)
     pictures = config.train.epoch_images or len(train.examples)
-    return max(1, round(seconds / (history[-1]["seconds"] / steps * pictures / batch)))
+    epochs = max(1, round(seconds / (history[-1]["seconds"] / steps * pictures / batch)))
+    write_atomically(noted, str(epochs).encode())
+    return epochs
 
 
-def work(gpu: str | None, jobs: mp.Queue, pictures: Pictures, options: argparse.Namespace) -> None:
+def work(
+    gpu: str | None, jobs: mp.Queue, pictures: Pictures, options: argparse.Namespace, learning: Lock
+) -> None:
     """Take jobs until there are none, on the GPU of that number."""
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
@@ -223,7 +245,7 @@ def work(gpu: str | None, jobs: mp.Queue, pictures: Pictures, options: argparse.
     while (job := jobs.get()) is not None:
         path = options.out / "results" / f"{job.name}.pkl"
         try:
-            found = do(job, pictures, options)
+            found = do(job, pictures, options, learning)
             found["device"] = torch.cuda.get_device_name() if gpu is not None else "CPU"
             save_pickle(path, found)
             line = "  ".join(
@@ -237,7 +259,14 @@ def work(gpu: str | None, jobs: mp.Queue, pictures: Pictures, options: argparse.
 def run_all(runs: Sequence[Run], options: argparse.Namespace) -> None:
     """All runs with their seeds, those that are done already left out."""
     (options.out / "results").mkdir(parents=True, exist_ok=True)
-    jobs = [Job(run, seed) for run in runs for seed in range(run.seeds)]
+    groups = dict.fromkeys(run.group for run in runs)  # of each, every run once before a second seed
+    jobs = [
+        Job(run, seed)
+        for group in groups
+        for seed in range(max(run.seeds for run in runs))
+        for run in runs
+        if run.group == group and seed < run.seeds
+    ]
     waiting = [job for job in jobs if not (options.out / "results" / f"{job.name}.pkl").exists()]
     gpus = visible_gpus() or [None]
     slots = (gpus * options.slots)[: len(waiting)]
@@ -248,7 +277,8 @@ def run_all(runs: Sequence[Run], options: argparse.Namespace) -> None:
         queue.put(job)
     workers = 0 if gpus == [None] else max(1, (os.cpu_count() or 1) - 1)
     pictures = Pictures(options.data, SIZE, workers, any(run.shuffle for run in runs))
-    processes = [context.Process(target=work, args=(gpu, queue, pictures, options)) for gpu in slots]
+    shared = (queue, pictures, options, context.Lock())
+    processes = [context.Process(target=work, args=(gpu, *shared)) for gpu in slots]
     for process in processes:
         process.start()
     for process in processes:
@@ -272,21 +302,6 @@ def draw(root: Path) -> None:
         raise RuntimeError(f"drawing RefScenes into {root} failed with exit status {process.exitcode}")
 
 
-def learn_to_detect(root: Path, weights: Path) -> mp.Process:
-    """Begin to train the detector on the last GPU, unless it is there, in a process of its own."""
-    arguments = ["--data", str(root), "--out", str(weights), "--workers", "6"]
-    gpus = visible_gpus()
-    process = mp.get_context("spawn").Process(target=_learn_to_detect, args=(gpus[-1:], arguments))
-    if not weights.is_file():
-        process.start()
-    return process
-
-
-def _learn_to_detect(gpus: list[str], arguments: list[str]) -> None:
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    detector.main(arguments)
-
-
 def main() -> None:
     """Draw RefScenes, train and score everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -299,12 +314,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of runs; default: all")
     options = parser.parse_args()
     draw(options.data)
-    weights = options.out / "detector.pt"
-    learning = learn_to_detect(options.data, weights)
-    runs = [run for run in study(str(weights)) if not options.only or run.name in options.only]
+    runs = [run for run in study(str(options.out / DETECTOR)) if not options.only or run.name in options.only]
     run_all(runs, options)
-    if learning.pid:
-        learning.join()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """`dense-grounder`, the flagship: a phrase is read into a dense map, and every cell says where the box is.
 
-A picture's map is encoded once. For each phrase a few conditioned blocks work on a copy of it: the phrase
-scales and shifts the channels of a convolution (FiLM, Perez et al. 2018), which finds what it names; then
-cells attend to each other and to the words, which settles relations and order. Every cell says whether it
+A picture's map is encoded once. For each phrase a few conditioned blocks work on a copy of its cells: the
+phrase scales and shifts the channels of a convolution (FiLM, Perez et al. 2018), which finds what it names;
+then cells attend to each other and to the words, which settles relations and order. Every cell says whether it
 lies in the box and how far the four sides are (as in FCOS, Tian et al. 2019), and the box is the mean of what
 the cells say, weighted by how sure they are to lie in it. That map is the heatmap shown to people.
 
@@ -28,6 +28,7 @@ from vg_utils.losses import (
     masked_mean,
     present,
 )
+from vg_utils.models.attention import Attention, LayerNorm
 from vg_utils.models.base import Features, per_expression
 from vg_utils.models.pyramid import PyramidModel
 
@@ -38,7 +39,7 @@ class DenseGrounder(PyramidModel):
     """Text-conditioned dense regression.
 
     Shapes with the default configuration (RN50 and HRNet-W18 at 224): a merged map of 256x14x14 a picture,
-    text vectors of 1024 and up to 77 tokens of 512; a conditioned map of 256x14x14 a phrase.
+    text vectors of 1024 and up to 77 tokens of 512; 196 conditioned cells of 256 a phrase.
 
     Attributes:
         temperatures: (2,), by which the logits of score and presence are divided; `calibrate` fits them.
@@ -66,9 +67,9 @@ class DenseGrounder(PyramidModel):
         self.project_words = nn.Linear(self.clip.text_width, channels) if head.words else None
         self.mix_words = _encoder_layer(channels, head) if head.words else None
         self.blocks = nn.ModuleList(ConditionedBlock(channels, head) for _ in range(head.blocks))
-        self.norm = nn.GroupNorm(8, channels)
+        self.norm = LayerNorm(channels)
         self.cell = nn.Sequential(  # of each cell: in the box or not, and the distances to its four sides
-            nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, 5, 1)
+            nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, 5)
         )
         nn.init.constant_(self.cell[-1].bias[1:], -1.5)  # softplus of it: boxes of 0.4 at first
         self.judge = nn.Sequential(  # of the whole: score and presence
@@ -88,26 +89,25 @@ class DenseGrounder(PyramidModel):
             `boxes_cxcywh` (N, 4); `score` (N,), predicted IoU; `presence` (N,), probability that the phrase
             fits anything in the picture; `heatmap` (N, G, G), probability of each cell to lie in the box.
             For the losses also `score_logit` and `presence_logit`, before temperature, and of each of the K
-            blocks `heatmap_logits` (N, K, G, G) and what every cell says, `cells_cxcywh` (N, K, G * G, 4).
+            blocks `heatmap_logits` (N, K, G, G) and what each of the P cells says, `cells_cxcywh` (N, K, P, 4).
         """
         maps = self.pyramid(image_features)  # (B, C, G, G)
         if self.place is not None:
             maps = maps + self.place(self.places)
         pooled, words, padding = self._read_phrase(text_features)
-        x = per_expression(maps, image_index)  # (N, C, G, G)
-        cells = []
+        cells = per_expression(maps.flatten(2).transpose(1, 2), image_index)  # (N, P, C), P = G * G
+        steps = []
         for block in self.blocks:
-            x = block(x, pooled, words, padding)
-            seen = self.norm(x)
-            cells.append(self.cell(seen))  # (N, 5, G, G)
-        steps = torch.stack(cells, dim=1).float().flatten(3)  # (N, K, 5, G * G)
-        logits, sides = steps[:, :, 0], F.softplus(steps[:, :, 1:])
-        corners = torch.cat([self.centres.T - sides[:, :, :2], self.centres.T + sides[:, :, 2:]], dim=2)
-        weights = logits[:, -1].softmax(dim=1)  # (N, G * G): the last block answers
-        boxes = to_cxcywh((corners[:, -1] * weights[:, None]).sum(2))  # (N, 4)
-        map_ = seen.flatten(2).float()
-        found = (map_ * weights[:, None]).sum(2)  # (N, C): what is where the box is
-        summary = [found, map_.amax(2), pooled.float(), logits[:, -1].amax(1, keepdim=True)]
+            cells = block(cells, pooled, words, padding)
+            seen = self.norm(cells)
+            steps.append(self.cell(seen))  # (N, P, 5)
+        steps = torch.stack(steps, dim=1).float()  # (N, K, P, 5)
+        logits, sides = steps[..., 0], F.softplus(steps[..., 1:])
+        corners = torch.cat([self.centres - sides[..., :2], self.centres + sides[..., 2:]], dim=3)
+        weights = logits[:, -1].softmax(dim=1)  # (N, P): the last block answers
+        boxes = to_cxcywh((corners[:, -1] * weights[..., None]).sum(1))  # (N, 4)
+        found = (weights[:, None].to(seen.dtype) @ seen)[:, 0]  # (N, C): what is where the box is
+        summary = [found.float(), seen.amax(1).float(), pooled.float(), logits[:, -1].amax(1, keepdim=True)]
         verdict = self.judge(torch.cat(summary, dim=1)).float()  # (N, 2)
         score, presence = (verdict / self.temperatures).sigmoid().unbind(1)
         heatmap_logits = logits.unflatten(2, self.places.shape[1:])
@@ -119,7 +119,7 @@ class DenseGrounder(PyramidModel):
             "score_logit": verdict[:, 0],
             "presence_logit": verdict[:, 1],
             "heatmap_logits": heatmap_logits,
-            "cells_cxcywh": to_cxcywh(corners.transpose(2, 3)),
+            "cells_cxcywh": to_cxcywh(corners),
         }
 
     def _read_phrase(self, text_features: Features) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -140,7 +140,7 @@ class DenseGrounder(PyramidModel):
         score = F.binary_cross_entropy_with_logits(outputs["score_logit"], iou, reduction="none")
         logits, cells = outputs["heatmap_logits"], outputs["cells_cxcywh"]
         of_steps = target_boxes_cxcywh[:, None].expand(-1, logits.shape[1], -1)  # (N, K, 4)
-        inside = cells_in_box(target_boxes_cxcywh, logits.shape[-1]).flatten(1)  # (N, G * G)
+        inside = cells_in_box(target_boxes_cxcywh, logits.shape[-1]).flatten(1)  # (N, P)
         of_cells = (of_steps[:, :, None] * inside[:, None, :, None]).flatten(0, 2)  # outside: zeros, no box
         cell_losses = box_losses(self.box_loss, cells.flatten(0, 2), of_cells)
         return {
@@ -153,23 +153,23 @@ class DenseGrounder(PyramidModel):
 
 
 class ConditionedBlock(nn.Module):
-    """One step of reading the phrase into the map: choose words, look nearby, look everywhere.
+    """One step of reading the phrase into the cells: choose words, look nearby, look everywhere.
 
     Args:
-        channels: C of the map and of the projected text.
+        channels: C of the cells and of the projected text.
         head: the settings.
     """
 
     def __init__(self, channels: int, head: DenseGrounderConfig) -> None:
         super().__init__()
         self.ask = nn.Linear(2 * channels, channels)
-        self.read = nn.MultiheadAttention(channels, head.heads, batch_first=True)
+        self.read = Attention(channels, head.heads)
         self.film = nn.Linear(channels, 2 * channels)
-        self.norm_in, self.norm_film = nn.GroupNorm(8, channels), nn.GroupNorm(8, channels, affine=False)
-        self.conv_in = nn.Conv2d(channels, channels, 1)
-        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm_attention, self.norm_feed_forward = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.attention = nn.MultiheadAttention(channels, head.heads, batch_first=True)
+        self.norm_in, self.norm_film = LayerNorm(channels), LayerNorm(channels, elementwise_affine=False)
+        self.mix = nn.Linear(channels, channels)
+        self.look_nearby = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm_attention, self.norm_feed_forward = LayerNorm(channels), LayerNorm(channels)
+        self.attention = Attention(channels, head.heads)
         self.feed_forward = nn.Sequential(
             nn.Linear(channels, head.feed_forward),
             nn.ReLU(),
@@ -178,24 +178,24 @@ class ConditionedBlock(nn.Module):
         )
         self.dropout = nn.Dropout(head.dropout)
 
-    def forward(self, x: Tensor, pooled: Tensor, words: Tensor, padding: Tensor | None) -> Tensor:
-        """Map (N, C, G, G), text (N, C), words (N, L, C) with padding (N, L) True -> map (N, C, G, G)."""
-        # Which words matter in this step depends on the phrase and on what the map holds by now.
-        question = self.ask(torch.cat([pooled, x.mean((2, 3))], dim=1))[:, None]  # (N, 1, C)
-        answer = self.read(question, words, words, key_padding_mask=padding, need_weights=False)[0][:, 0]
-        scale, shift = self.film(answer + pooled)[:, :, None, None].chunk(2, dim=1)  # (N, C, 1, 1) each
-        y = self.norm_film(self.conv_in(self.norm_in(x)))
-        x = x + self.conv_out(F.relu(y * (1 + scale) + shift))
+    def forward(self, cells: Tensor, pooled: Tensor, words: Tensor, padding: Tensor | None) -> Tensor:
+        """Cells (N, P, C), text (N, C), words (N, L, C) with padding (N, L) True -> cells (N, P, C)."""
+        # Which words matter in this step depends on the phrase and on what the cells hold by now.
+        question = self.ask(torch.cat([pooled, cells.mean(1)], dim=1))[:, None]  # (N, 1, C)
+        answer = self.read(question, words, padding)[:, 0]
+        scale, shift = self.film(answer + pooled)[:, None].chunk(2, dim=2)  # (N, 1, C) each
+        y = self.norm_film(self.mix(self.norm_in(cells)))
+        y = F.relu(torch.addcmul(shift, y, 1 + scale))
+        grid = math.isqrt(cells.shape[1])
+        y = self.look_nearby(y.transpose(1, 2).unflatten(2, (grid, grid)))  # (N, C, G, G)
+        cells = cells + y.flatten(2).transpose(1, 2)
 
-        cells = x.flatten(2).transpose(1, 2)  # (N, G * G, C)
-        keys = torch.cat([self.norm_attention(cells), words], dim=1)  # (N, G * G + L, C)
+        queries = self.norm_attention(cells)
+        keys = torch.cat([queries, words], dim=1)  # (N, P + L, C)
         if padding is not None:
             padding = torch.cat([padding.new_zeros(cells.shape[:2]), padding], dim=1)
-        queries = keys[:, : cells.shape[1]]
-        seen = self.attention(queries, keys, keys, key_padding_mask=padding, need_weights=False)[0]
-        cells = cells + self.dropout(seen)
-        cells = cells + self.dropout(self.feed_forward(self.norm_feed_forward(cells)))
-        return cells.transpose(1, 2).unflatten(2, x.shape[2:])
+        cells = cells + self.dropout(self.attention(queries, keys, padding))
+        return cells + self.dropout(self.feed_forward(self.norm_feed_forward(cells)))
 
 
 def _encoder_layer(channels: int, head: DenseGrounderConfig) -> nn.Module:

@@ -46,6 +46,7 @@ os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 RENDERED = {"train": 50_000, "val": 2_000, "test": 4_000, "novel": 4_000}  # pictures of the full RefScenes
 COMMAND = "python -m experiments.run --out runs/study"
 PROBE_BATCHES = 12  # from whose second pass the speed is taken
+VALIDATED = 500  # pictures of val by which the best epoch is chosen: proposals take their time
 SIMILARITY_IMAGES = 300  # of each split, whose crops CLIP compares
 LOOKED_AT = 1_000  # pictures of each split that `detector-clip` is asked, which looks at proposals one by one
 CHOSEN_ON = 5_000  # training pictures on which the constant box is chosen
@@ -120,6 +121,7 @@ def train_and_score(job: Job, pictures: Pictures, out: Path, seconds: float) -> 
     config = replace(run.config, train=replace(run.config.train, seed=job.seed))
     config = replace(config, data=replace(config.data, root=str(pictures.root)))
     splits = {name: pictures.held[name, run.shuffle] for name in ("train", "val")}
+    splits["val"] = splits["val"].first(VALIDATED)
     if run.images:
         splits["train"] = splits["train"].first(run.images)
     epochs = epochs_for(config, splits, seconds * run.share, out / "probes" / run.name)
@@ -155,14 +157,12 @@ def score(found: dict, grounder: Grounder, run: Run, pictures: Pictures) -> dict
 
 
 def ship_and_score(run: Run, pictures: Pictures, options: argparse.Namespace) -> dict:
-    """Make the package's checkpoint of the seed that was best on val, and score it as it will be loaded."""
-    trained = [pickle.loads(p.read_bytes()) for p in (options.out / "results").glob(f"{run.of}-?.pkl")]
-    if not trained:
-        raise RuntimeError(f"{run.label}: expected results of {run.of} in {options.out}, found none")
-    best = max(trained, key=lambda found: found["val_miou"])
+    """Make the package's checkpoint of the run's first seed, and score it as it will be loaded."""
+    trained = pickle.loads((options.out / "results" / f"{run.of}-0.pkl").read_bytes())
     directory = options.out / "shipped" / run.label
-    ship_run(options.out / "runs" / f"{run.of}-{best['seed']}", directory)
-    found = outcome(run, 0, COMMAND) | {key: best[key] for key in ("parameters", "head_parameters", "images")}
+    ship_run(options.out / "runs" / f"{run.of}-0", directory)
+    found = outcome(run, 0, COMMAND)
+    found |= {key: trained[key] for key in ("parameters", "head_parameters", "images")}
     return score(found, Grounder.load(directory, pictures.device), run, pictures)
 
 
@@ -259,14 +259,8 @@ def work(
 def run_all(runs: Sequence[Run], options: argparse.Namespace) -> None:
     """All runs with their seeds, those that are done already left out."""
     (options.out / "results").mkdir(parents=True, exist_ok=True)
-    groups = dict.fromkeys(run.group for run in runs)  # of each, every run once before a second seed
-    jobs = [
-        Job(run, seed)
-        for group in groups
-        for seed in range(max(run.seeds for run in runs))
-        for run in runs
-        if run.group == group and seed < run.seeds
-    ]
+    seeds = range(max(run.seeds for run in runs))  # every run once before any a second time
+    jobs = [Job(run, seed) for seed in seeds for run in runs if seed < run.seeds]
     waiting = [job for job in jobs if not (options.out / "results" / f"{job.name}.pkl").exists()]
     gpus = visible_gpus() or [None]
     slots = (gpus * options.slots)[: len(waiting)]

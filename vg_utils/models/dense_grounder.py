@@ -2,9 +2,9 @@
 
 A picture's map is encoded once. For each phrase a few conditioned blocks work on a copy of its cells: the
 phrase scales and shifts the channels of a convolution (FiLM, Perez et al. 2018), which finds what it names;
-then cells attend to each other and to the words, which settles relations and order. Every cell says whether it
-lies in the box and how far the four sides are (as in FCOS, Tian et al. 2019), and the box is the mean of what
-the cells say, weighted by how sure they are to lie in it. That map is the heatmap shown to people.
+then cells attend to each other and to the words, which settles relations and order. Every cell says whether
+it lies in the box and how far the four sides are (as in FCOS, Tian et al. 2019), and the box is the mean of
+what the cells say, weighted by how sure they are to lie in it. That map is the heatmap shown to people.
 
 The same layers read every block's map, and each reading is trained (deep supervision, Lee et al. 2015, as of
 DETR's decoder layers, Carion et al. 2020, section 3.2), as is the box that each cell of the object says.
@@ -89,7 +89,7 @@ class DenseGrounder(PyramidModel):
             `boxes_cxcywh` (N, 4); `score` (N,), predicted IoU; `presence` (N,), probability that the phrase
             fits anything in the picture; `heatmap` (N, G, G), probability of each cell to lie in the box.
             For the losses also `score_logit` and `presence_logit`, before temperature, and of each of the K
-            blocks `heatmap_logits` (N, K, G, G) and what each of the P cells says, `cells_cxcywh` (N, K, P, 4).
+            blocks `heatmap_logits` (N, K, G, G) and what each cell says, `cells_cxcywh` (N, K, P, 4).
         """
         maps = self.pyramid(image_features)  # (B, C, G, G)
         if self.place is not None:

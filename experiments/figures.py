@@ -15,6 +15,7 @@ from experiments.results import Study
 from vg_utils.visualize import INK, STYLE, TRAIN_COLOR, VAL_COLOR, PathLike, StyledFigure, finish
 
 GROUPS = {  # group -> its name in legends, and its colour
+    "long": ("the flagship, trained longer", "#12355b"),
     "systems": ("trained", "#1f5fa8"),
     "frozen": ("trained, backbones frozen", "#7fb0dd"),
     "training-free": ("no training: proposals ranked by CLIP", "#d98b2b"),

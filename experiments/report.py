@@ -18,9 +18,11 @@ from textwrap import TextWrapper
 import numpy as np
 import pandas as pd
 
+from experiments import plan
 from experiments import report_text as text
 from experiments.figures import FIGURES, GROUPS, curve_rows, difference_rows, family_table
 from experiments.results import FROZEN, UNCHANGED, ResultsError, Study, gather, load, save
+from experiments.run import COMMAND
 from vg_utils.config import DenseGrounderConfig
 from vg_utils.files import write_atomically
 
@@ -45,6 +47,7 @@ def page(study: Study, negative: str = "") -> str:
         learning_curve(study),
         confidence(study),
         shipped(study),
+        not_run(study),
         f"## What did not work\n\n{negative.strip()}" if negative.strip() else "",
         refcocog(study),
     ]
@@ -193,8 +196,29 @@ def confidence(study: Study) -> str:
 
 def shipped(study: Study) -> str:
     """The checkpoints that come with the package."""
-    columns = insert(scores(study), "seeds", SIZE)
-    return section("Shipped checkpoints", text.SHIPPED, study.rows("shipped"), columns)
+    rows = study.rows("long") + study.rows("shipped")
+    columns = insert(scores(study), "seeds", SIZE | {"minutes": _minutes})
+    return section("Shipped checkpoints", text.SHIPPED, rows, columns)
+
+
+def not_run(study: Study) -> str:
+    """What the plan has and the results have not."""
+    if COMMAND not in study.commands:
+        return ""
+    seeds = study.runs.groupby("name").size()
+    missing: dict[str, list[str]] = {}
+    for run in plan.study():
+        lacking = run.seeds - seeds.get(run.name, 0)
+        if lacking:
+            left = f" ({_count(lacking, 'seed')})" if lacking < run.seeds else ""
+            missing.setdefault(run.group, []).append(run.label + left)
+    lines = [
+        TextWrapper(width=108, break_on_hyphens=False, subsequent_indent="  ").fill(
+            f"- {group}: {', '.join(dict.fromkeys(labels))}"
+        )
+        for group, labels in missing.items()
+    ]
+    return f"## Not run yet\n\n{text.NOT_RUN}\n\n" + "\n".join(lines) if lines else ""
 
 
 def refcocog(study: Study) -> str:
@@ -308,7 +332,7 @@ def _millions(name: str) -> Column:
 
 
 def _minutes(row: dict) -> str:
-    return f"{row['train_seconds'] / 60:.1f}" if row.get("train_seconds") else NONE
+    return f"{row['train_seconds'] / 60:.1f}" if _known(row.get("train_seconds")) else NONE
 
 
 SIZE: dict[str, Column] = {

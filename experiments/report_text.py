@@ -84,7 +84,13 @@ the mean share wrong when only the surest phrases are answered, over all shares 
 means that the score knows which answers are bad. *Presence AUROC* is how well phrases that fit nothing in
 their picture are told from those that fit (0.5 is chance)."""
 
-SHIPPED = "What `Grounder.load(NAME)` gives without any training, on test."
+SHIPPED = """\
+What `Grounder.load(NAME)` gives without any training, on test. Their matrices are kept in 8 bits: compare
+each with the run that it is of, `scenes/dense-grounder` with the longer training in the first line,
+`scenes/clip-hrnet` with the fine-tuned one and the others with the frozen ones above."""
+
+NOT_RUN = """\
+The plan ([experiments/plan.py](experiments/plan.py)) also has these; the same command goes on with them:"""
 
 REFCOCOG = """\
 ## RefCOCOg

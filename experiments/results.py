@@ -29,7 +29,7 @@ from vg_utils.metrics import THRESHOLDS, bootstrap_ci
 MAX_BYTES = 1_500_000  # a repository carries the file for ever
 MOST_EPOCHS = 60  # of a training whose val mIoU is kept
 FLAGSHIP = "dense-grounder"
-FROZEN = ", frozen"  # goes to the label of a frozen run where a system has the same label
+FROZEN = ", frozen"  # goes to the label of a frozen run: the system has the same label
 UNCHANGED = "unchanged"  # label of the run that changes of a model are compared with, if there is one
 OF_A_RUN = (
     "name",
@@ -267,9 +267,8 @@ def load(path: Path) -> Study:
     numbers = runs.groupby("name", sort=False).mean(numeric_only=True).drop(columns="seed")
     words = runs.groupby("name", sort=False)[["group", "label", "model"]].first()
     # One name in two tables is two runs: a figure of both has to tell them apart.
-    tuned = set(words[words["group"] == "systems"]["label"])
-    again = (words["group"] == "frozen") & words["label"].isin(tuned)
-    words["label"] = words["label"].where(~again, words["label"] + FROZEN)
+    frozen = words["group"] == "frozen"
+    words["label"] = words["label"].where(~frozen, words["label"] + FROZEN)
     systems = words.join(numbers).join(runs.groupby("name").size().rename("seeds"))
     means = results.drop(columns=[c for c in NOT_MEANS if c in results and c not in ("name", "split")])
     means = means.groupby(["name", "split"]).mean(numeric_only=True)

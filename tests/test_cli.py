@@ -16,7 +16,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from vg_utils import engine
-from vg_utils.checkpoints import shipped_checkpoints
 from vg_utils.cli import main
 from vg_utils.config import Config
 from vg_utils.presets import preset
@@ -217,7 +216,7 @@ def test_run_does_everything_in_one_command(tmp_path, monkeypatch, capsys):
     assert (out / "checkpoint" / "model.safetensors").is_file()
     assert len(pickle.loads((out / "history.pkl").read_bytes())) == 2
     saved = pickle.loads((out / "results.pkl").read_bytes())
-    systems = {"clip-hrnet", "text-only", "constant-box", *shipped_checkpoints("scenes")}
+    systems = {"clip-hrnet", "text-only", "constant-box", "scenes/clip-hrnet", "scenes/dense-grounder"}
     assert set(saved["results"]) == set(saved["rows"]) == systems
     for system, result in saved["results"].items():
         assert set(result) >= RESULT_KEYS

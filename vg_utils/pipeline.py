@@ -42,7 +42,7 @@ from vg_utils.visualize import (
 DEFAULT_CHECKPOINT = "scenes/dense-grounder"  # the best on val of those that come with the package
 FAST_SCENES = {"images": 40, "size": 160, "seed": 0}
 SCENES = {  # what `run --preset scenes` draws where nothing is yet
-    "images": 1600,
+    "images": 3600,
     "size": 160,
     "seed": 0,
     "counts": {"val": 200, "test": 300, "novel": 100},
@@ -54,7 +54,7 @@ ALSO_PRINTED = ("proposal", "ece", "aurc", "presence", "n_absent")  # how keys o
 def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
     """Data, training, baselines, test scores, figures: everything, into one run directory.
 
-    Beside them the checkpoints that come with the package for this data set, trained on more of it.
+    Beside them checkpoints of this design and of the best, where the package has them for this data set.
 
     A run that was stopped goes on from its last checkpoint when the same command is given again.
 
@@ -74,9 +74,9 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
         "text-only": evaluate_run(out / "text-only", test, name, "test"),
         "constant-box": evaluate_constant(load_split(config, "train"), test, name, "test"),
     }
-    evaluated |= {
-        ready: evaluate_run(ready, test, name, "test") for ready in shipped_checkpoints(config.preset)
-    }
+    ready = {f"{config.preset}/{config.model.name}", DEFAULT_CHECKPOINT}  # the same design, and the best
+    for checkpoint in sorted(ready.intersection(shipped_checkpoints(config.preset))):
+        evaluated[checkpoint] = evaluate_run(checkpoint, test, name, "test")
     results = {system: evaluation.results for system, evaluation in evaluated.items()}
     rows = {system: evaluation.rows for system, evaluation in evaluated.items()}
     absent = {system: e.absent for system, e in evaluated.items() if e.absent is not None}

@@ -56,7 +56,7 @@ def _scenes() -> Config:
             detector_clip=DetectorClipConfig(detector="oracle"),  # no detector has learned RefScenes yet
         ),
         train=TrainConfig(
-            epochs=12, batch_images=32, lr=1e-3, cached=True, cache_views=3, similarity_images=12
+            epochs=5, batch_images=32, lr=1e-3, cached=True, cache_views=1, similarity_images=12
         ),
     )
 
@@ -88,6 +88,7 @@ _FINE_TUNED = {
     "train__ema": 0.9995,
 }
 OVERRIDES: dict[tuple[str, str], dict[str, Any]] = {
+    ("scenes", "clip-hrnet"): {"train__lr": 2e-3},
     ("refcocog", "clip-rpn-concat"): _SECOND_SEED,
     ("refcocog", "clip-rpn-attention"): _SECOND_SEED,
     ("refcocog", "dense-grounder"): _FINE_TUNED,

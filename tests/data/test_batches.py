@@ -10,7 +10,7 @@ from accelerate.data_loader import prepare_data_loader
 from PIL import Image
 
 from vg_utils.boxes import boxes_to_image, boxes_to_model
-from vg_utils.data.batches import Batch, GroundingDataset, collate, make_loader
+from vg_utils.data.batches import Batch, EpochSampler, GroundingDataset, collate, make_loader
 from vg_utils.data.examples import AbsentPhrase, DataError, Expression, GroundingExample
 from vg_utils.data.text import tokenize
 from vg_utils.data.transforms import EvalTransform, TrainTransform
@@ -123,6 +123,22 @@ def test_to_moves_all_tensors_and_keeps_the_rest():
     assert batch.images.device.type == "cpu"
     assert batch.to("cpu").images.is_contiguous()
     assert batch.to("cpu", channels_last=True).images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("per_epoch", [1, 3, 7, 10, 20])
+def test_epochs_of_any_length_go_through_whole_passes_one_after_the_other(shuffle, per_epoch):
+    dataset = GroundingDataset(make_examples(7), EvalTransform(SIZE))
+    drawn, passes = [], []
+    for epoch in range(12):
+        dataset.set_epoch(epoch)
+        sampler = EpochSampler(dataset, shuffle, seed=5, per_epoch=per_epoch)
+        pairs = list(sampler)
+        assert len(pairs) == len(sampler) == per_epoch
+        assert {e for e, _ in pairs} == {epoch}
+        drawn += [number for _, number in pairs]
+        passes += [number for _, number in EpochSampler(dataset, shuffle, seed=5)]
+    assert drawn[: len(passes)] == passes[: len(drawn)]
 
 
 # --- absent phrases ----------------------------------------------------------------------------

@@ -274,6 +274,19 @@ def test_processes_are_for_large_sets_on_gpus(monkeypatch, device, cores, pictur
     assert scenes_module.useful_processes(device, pictures, 224) == expected
 
 
+def test_further_gpus_draw_as_well(monkeypatch):
+    gpu = SimpleNamespace(total_memory=140 * 10**9)
+    monkeypatch.setattr(scenes_module.os, "cpu_count", lambda: 32)
+    monkeypatch.setattr(scenes_module.torch.cuda, "get_device_properties", lambda _: gpu)
+    monkeypatch.setattr(scenes_module.torch.cuda, "device_count", lambda: 2)
+    assert scenes_module.gpus_of("cuda") == ["cuda:0", "cuda:1"]
+    assert scenes_module.gpus_of("cuda:1") == ["cuda:1"]
+    assert scenes_module.gpus_of("cpu") == ["cpu"]
+    assert scenes_module.useful_processes("cuda", 10**5, 224) == 28
+    assert scenes_module.useful_processes("cuda:1", 10**5, 224) == 14
+    assert scenes_module.useful_processes("cpu", 10**5, 224) == 0
+
+
 def test_a_process_that_dies_is_an_error_that_says_what_to_look_at(tmp_path, monkeypatch):
     class DyingPool(ThreadPoolExecutor):
         def __init__(self, processes, *_):

@@ -108,8 +108,8 @@ def test_a_model_that_is_told_the_places_answers_a_mirrored_map_with_other_boxes
     for told in (True, False):
         model = build_small(NAME, model__dense_grounder__coordinates=told).eval()
         for block in model.blocks:  # 3 x 3 convolutions see the edges: 1 x 1 in effect
-            block.conv_out.weight[:, :, :, (0, 2)] = 0
-            block.conv_out.weight[:, :, (0, 2)] = 0
+            block.look_nearby.weight[:, :, :, (0, 2)] = 0
+            block.look_nearby.weight[:, :, (0, 2)] = 0
         maps = {
             name: value.mean((2, 3), keepdim=True).expand_as(value)
             for name, value in model.encode_images(batch.images[:1]).items()
@@ -190,7 +190,7 @@ class _Says(nn.Module):
         self.cells = cells
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.cells.expand(len(x), -1, -1, -1)
+        return self.cells.expand(len(x), -1, -1)
 
 
 @torch.no_grad()
@@ -200,7 +200,8 @@ def test_the_box_is_the_mean_of_what_the_cells_say_weighted_by_how_sure_they_are
     sides = torch.rand(4, 4, 4, generator=torch.Generator().manual_seed(0)) / 4  # left, top, right, bottom
 
     def box(logits: torch.Tensor) -> list[float]:
-        model.cell = _Says(torch.cat([logits[None], sides.expm1().log()])[None])
+        said = torch.cat([logits[None], sides.expm1().log()])  # (5, 4, 4)
+        model.cell = _Says(said.flatten(1).T[None])
         outputs = model(maps, text, torch.tensor([0]))
         assert torch.equal(outputs["heatmap"][0], logits.sigmoid())
         return to_xyxy(outputs["boxes_cxcywh"])[0].tolist()

@@ -28,6 +28,13 @@ def weights_dir(tmp_path, monkeypatch):
     return tmp_path
 
 
+def assert_rounded(found: torch.Tensor, was: torch.Tensor) -> None:
+    """Each weight is off by half a 127th of the largest of its row at most."""
+    error, largest = (found - was).abs().flatten(1), was.abs().flatten(1).amax(1, keepdim=True)
+    assert (error <= largest * (0.5 / 127 + 1e-6)).all()
+    assert found.flatten(1).unique().numel() > 1
+
+
 def small_net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1))
 
@@ -53,9 +60,11 @@ def test_each_size_has_its_running_statistics_and_the_nearest_in_log_is_taken(we
     other = load_shipped(small_net(), "n", size)
     assert other[1].running_mean.unique().tolist() == other[1].running_var.unique().tolist() == [nearest]
     for name, value in net.state_dict().items():
-        if "running" not in name:  # matrices in half precision, the rest to the bit
-            expected = value.half().float() if value.ndim > 1 else value
-            assert torch.equal(other.state_dict()[name], expected), name
+        found = other.state_dict()[name]
+        if value.ndim > 1:
+            assert_rounded(found, value)
+        elif "running" not in name:  # what is no matrix, to the bit
+            assert torch.equal(found, value), name
     assert {value.dtype for value in other.parameters()} == {torch.float32}
 
 
@@ -111,13 +120,15 @@ def test_of_a_token_table_the_rows_that_are_asked_for_come_back(prefix):
     assert back.keys() == own.keys()
     table, was = back.pop(f"{prefix}token_embedding.weight"), own[f"{prefix}token_embedding.weight"]
     kept = sorted(set(rows))
-    assert torch.equal(table[kept], was[kept].half())
+    assert_rounded(table[kept], was[kept])
     assert not table[[i for i in range(50) if i not in kept]].any()
     assert torch.equal(back["vector"], own["vector"])
     assert torch.equal(back["count"], own["count"])
-    assert torch.equal(back["matrix"], own["matrix"].half())
+    assert_rounded(back["matrix"], own["matrix"])
     whole = unpack_tensors(pack_tensors(own, None), own)
-    assert torch.equal(whole[f"{prefix}token_embedding.weight"], was.half())
+    assert_rounded(whole[f"{prefix}token_embedding.weight"], was)
+    again = unpack_tensors(pack_tensors(whole, None), own)  # rounded once, it stays as it is
+    assert all(torch.equal(again[name], whole[name]) for name in whole if name != "matrix")
     assert own[f"{prefix}token_embedding.weight"].dtype == torch.float32  # what was packed is as it was
 
 

@@ -70,7 +70,7 @@ def _by_row(scale: Tensor, matrix: Tensor) -> Tensor:
 def unpack_tensors(packed: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `pack_tensors`, up to rounding; `own` are tensors of the right shapes."""
     tensors = dict(packed)
-    for name in [name.removesuffix(_SCALE) for name in packed if name.endswith(_SCALE)]:
+    for name in [name for name in packed if name + _SCALE in packed]:
         tensors[name] = tensors[name] * _by_row(tensors.pop(name + _SCALE), tensors[name])
     for name in [name for name in packed if name.endswith(_ROWS)]:
         table = name.removesuffix(_ROWS) + _TABLE

@@ -2,8 +2,8 @@
 
     python -m experiments.ship runs/dense-5000 scenes/dense-grounder
 
-Half precision, and of the words' table only the rows that RefScenes' phrases use. Score the result afterwards
-as any other checkpoint: `python -m vg_utils evaluate scenes/dense-grounder --data DIR --split test`.
+Matrices in 8 bits, and of the words' table only the rows that RefScenes' phrases use. Score the result as any
+other checkpoint: `python -m vg_utils evaluate scenes/dense-grounder --data DIR --split test`.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
     """
     started = time.perf_counter()
     prepare_data(config, fast)
-    quick = {"train__epochs": min(config.train.epochs, 10), "train__cache_views": 1}
+    quick = {"train__epochs": min(config.train.epochs, 5), "train__cache_views": 1}
     baseline = set_fields(config, model__name="text-only", train__similarity_images=0, **quick)
     for settings, directory in ((baseline, out / "text-only"), (config, out)):
         print(f"\n{settings.model.name}: training into {directory}", flush=True)
@@ -76,7 +76,7 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
     }
     ready = {f"{config.preset}/{config.model.name}", DEFAULT_CHECKPOINT}  # the same design, and the best
     for checkpoint in sorted(ready.intersection(shipped_checkpoints(config.preset))):
-        evaluated[checkpoint] = evaluate_run(checkpoint, test, name, "test")
+        evaluated[checkpoint] = evaluate_run(checkpoint, test, name, "test", similarity=False)
     results = {system: evaluation.results for system, evaluation in evaluated.items()}
     rows = {system: evaluation.rows for system, evaluation in evaluated.items()}
     absent = {system: e.absent for system, e in evaluated.items() if e.absent is not None}
@@ -104,13 +104,17 @@ def prepare_data(config: Config, fast: bool = False) -> None:
 
 
 def evaluate_run(
-    checkpoint: str | Path, examples: Sequence[GroundingExample], dataset: str, split: str, workers: int = 0
+    checkpoint: str | Path,
+    examples: Sequence[GroundingExample],
+    dataset: str,
+    split: str,
+    workers: int = 0,
+    similarity: bool = True,
 ) -> Evaluation:
-    """Rows and results of a checkpoint."""
+    """Rows and results of a checkpoint; with `similarity` CLIP looks at the crops as well."""
     grounder = Grounder.load(checkpoint)
-    return evaluate_model(
-        grounder.model, examples, grounder.config.model, dataset, split, grounder.device, workers
-    )
+    model, config = grounder.model, grounder.config.model
+    return evaluate_model(model, examples, config, dataset, split, grounder.device, workers, similarity)
 
 
 def evaluate_constant(

@@ -56,7 +56,7 @@ def _scenes() -> Config:
             detector_clip=DetectorClipConfig(detector="oracle"),  # no detector has learned RefScenes yet
         ),
         train=TrainConfig(
-            epochs=5, batch_images=32, lr=1e-3, cached=True, cache_views=1, similarity_images=12
+            epochs=8, batch_images=32, lr=1e-3, cached=True, cache_views=1, similarity_images=12
         ),
     )
 

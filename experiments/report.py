@@ -11,16 +11,33 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import TextWrapper
 
 import numpy as np
-import pandas as pd
 
 from experiments import plan
 from experiments import report_text as text
 from experiments.figures import FIGURES, GROUPS, curve_rows, difference_rows, family_table
+from experiments.report_tables import (
+    NONE,
+    SIZE,
+    SPEED,
+    Column,
+    differences,
+    field,
+    insert,
+    interval,
+    known,
+    label,
+    minutes,
+    scores,
+    section,
+    share,
+    table,
+    with_references,
+)
 from experiments.results import FROZEN, UNCHANGED, ResultsError, Study, gather, load, save
 from experiments.run import COMMAND
 from vg_utils.config import DenseGrounderConfig
@@ -28,9 +45,7 @@ from vg_utils.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 RESULTS, NEGATIVE = ROOT / "experiments/results.pkl", ROOT / "experiments/negative_results.md"
-NONE = "-"
 fill = TextWrapper(width=108, break_on_hyphens=False, break_long_words=False).fill
-Column = Callable[[dict], str]
 
 
 def page(study: Study, negative: str = "") -> str:
@@ -101,8 +116,8 @@ def _winner(rows: Sequence[dict]) -> str:
 def frozen(study: Study) -> str:
     """The same systems with frozen backbones."""
     tuned = {f"{row['label']}{FROZEN}": row["miou"] for row in study.rows("systems")}
-    columns = insert(scores(study), "Acc@0.5", {"fine-tuned": lambda r: _share(tuned.get(r["label"]))})
-    columns = insert(columns, "seeds", SIZE | {"minutes": _minutes})
+    columns = insert(scores(study), "Acc@0.5", {"fine-tuned": lambda r: share(tuned.get(r["label"]))})
+    columns = insert(columns, "seeds", SIZE | {"minutes": minutes})
     return section("Systems, backbones frozen", text.FROZEN, study.rows("frozen"), columns)
 
 
@@ -162,7 +177,7 @@ def learning_curve(study: Study) -> str:
 
 
 def _interval_of(name: str) -> Column:
-    return lambda r: _interval(r[name], "miou") if r[name] else NONE
+    return lambda r: interval(r[name], "miou") if r[name] else NONE
 
 
 def _curve_times(rows: Sequence[dict]) -> str:
@@ -181,12 +196,12 @@ def _curve_times(rows: Sequence[dict]) -> str:
 
 def confidence(study: Study) -> str:
     """Calibration, ranking and absent phrases."""
-    rows = [r for r in study.rows(*GROUPS) if _known(r.get("ece")) or _known(r.get("presence_auroc"))]
+    rows = [r for r in study.rows(*GROUPS) if known(r.get("ece")) or known(r.get("presence_auroc"))]
     columns = {
         "system": label(study),
         "ECE": field("ece", "{:.3f}"),
         "AURC": field("aurc", "{:.3f}"),
-        "wrong": lambda r: _share(1 - r["acc@0.5"]),
+        "wrong": lambda r: share(1 - r["acc@0.5"]),
         "absent phrases": field("n_absent", "{:,.0f}"),
         "presence AUROC": field("presence_auroc", "{:.3f}"),
         "presence ECE": field("presence_ece", "{:.3f}"),
@@ -197,7 +212,7 @@ def confidence(study: Study) -> str:
 def shipped(study: Study) -> str:
     """The checkpoints that come with the package."""
     rows = study.rows("long") + study.rows("shipped")
-    columns = insert(scores(study), "seeds", SIZE | {"minutes": _minutes})
+    columns = insert(scores(study), "seeds", SIZE | {"minutes": minutes})
     return section("Shipped checkpoints", text.SHIPPED, rows, columns)
 
 
@@ -228,122 +243,6 @@ def refcocog(study: Study) -> str:
     columns = {"system": field("system"), "what it is": field("kind")}
     columns |= {split: field(split, "{:.1f}") for split in ("val", "test")}
     return f"{text.REFCOCOG.format(model=model)}\n\n{table(rows, columns)}"
-
-
-def section(
-    title: str, lead: str, rows: Sequence[dict], columns: Mapping[str, Column], figure: str = ""
-) -> str:
-    """A heading, what to read off, the table and a figure; nothing where there are no rows."""
-    parts = [f"## {title}", lead, table(rows, columns), figure] if rows else []
-    return "\n\n".join(part for part in parts if part)
-
-
-def scores(study: Study, split: str = "test") -> dict[str, Column]:
-    """Columns of what a system scored on a split."""
-    of_flagship = (study.table["name"] == study.flagship) & (study.table["split"] == split)
-    least = 1 - float(study.table[of_flagship]["acc@0.5"].iloc[0])
-    columns = {
-        "system": label(study),
-        "mIoU": lambda r: _interval(r, "miou"),
-        "Acc@0.5": lambda r: _interval(r, "acc@0.5"),
-        "Acc@0.75": field("acc@0.75", "{:.3f}"),
-        "Acc@0.9": field("acc@0.9", "{:.3f}"),
-        "wrong": lambda r: _share(1 - r["acc@0.5"]),
-        "x": lambda r: f"{(1 - r['acc@0.5']) / least:.2f}" if least else NONE,
-        "difference": lambda r: _difference(r, "acc@0.5"),
-        "semantic": field("semantic_similarity", "{:.3f}"),
-    }
-    columns |= {f"R@{k}": field(f"proposal_recall@{k}", "{:.3f}") for k in (5, 20, "all")}
-    return columns | {"seeds": _seeds}
-
-
-def with_references(study: Study, rows: Sequence[dict]) -> list[dict]:
-    """The rows below those that they are compared with."""
-    there, wanted = {row["name"] for row in rows}, {row["reference"] for row in rows}
-    every = study.table[study.table["split"] == "test"].to_dict("records")
-    return [row for row in every if row["name"] in wanted - there] + list(rows)
-
-
-def differences() -> dict[str, Column]:
-    """Columns of runs that are compared with another one."""
-    return {
-        "mIoU": lambda r: _interval(r, "miou"),
-        "Acc@0.5": lambda r: _interval(r, "acc@0.5"),
-        "difference in mIoU": lambda r: _difference(r, "miou"),
-        "difference in Acc@0.5": lambda r: _difference(r, "acc@0.5"),
-        "seeds": _seeds,
-    }
-
-
-def label(study: Study) -> Column:
-    """The name of a run; the flagship's is bold."""
-    return lambda r: f"**{r['label']}**" if r["name"] == study.flagship else r["label"]
-
-
-def field(name: str, form: str = "{}") -> Column:
-    """What a row has under a name, in a format."""
-    return lambda r: form.format(r[name]) if _known(r.get(name)) else NONE
-
-
-def insert(columns: dict[str, Column], place: str, more: dict[str, Column]) -> dict[str, Column]:
-    """The columns with more of them before `place`."""
-    names = list(columns)
-    at = names.index(place)
-    return {n: columns[n] for n in names[:at]} | more | {n: columns[n] for n in names[at:]}
-
-
-def table(rows: Sequence[dict], columns: Mapping[str, Column]) -> str:
-    """A Markdown table; a column that is empty in all rows is left out."""
-    cells = {name: [column(row).replace("|", "\\|") for row in rows] for name, column in columns.items()}
-    cells = {name: values for name, values in cells.items() if set(values) != {NONE}}
-    lines = [
-        list(cells),
-        [":---" if i == 0 else "---:" for i in range(len(cells))],
-        *zip(*cells.values(), strict=True),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _known(value: object) -> bool:
-    return value is not None and not pd.isna(value)
-
-
-def _share(value: float | None) -> str:
-    return f"{value:.3f}" if _known(value) else NONE
-
-
-def _interval(row: dict, name: str) -> str:
-    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
-
-
-def _difference(row: dict, name: str) -> str:
-    key = f"{name}_difference"
-    if not _known(row.get(key)):
-        return NONE
-    return f"{row[key]:+.3f} [{row[f'{key}_low']:+.3f}, {row[f'{key}_high']:+.3f}]"
-
-
-def _seeds(row: dict) -> str:
-    return f"{row['seeds']}" + (f" (±{row['seed_spread']:.3f})" if _known(row["seed_spread"]) else "")
-
-
-def _millions(name: str) -> Column:
-    return lambda r: f"{r[name] / 1e6:.2f} M" if _known(r.get(name)) else NONE
-
-
-def _minutes(row: dict) -> str:
-    return f"{row['train_seconds'] / 60:.1f}" if _known(row.get("train_seconds")) else NONE
-
-
-SIZE: dict[str, Column] = {
-    "parameters, head": _millions("head_parameters"),
-    "all": _millions("parameters"),
-}
-SPEED: dict[str, Column] = {
-    "trained": _millions("trained_parameters"),
-    "minutes": _minutes,
-    "pairs/s": field("pairs_per_second", "{:,.0f}"),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,128 @@
+"""Tables of RESULTS.md: what stands in a column, and how the columns become Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+
+from experiments.results import Study
+
+NONE = "-"
+Column = Callable[[dict], str]
+
+
+def section(
+    title: str, lead: str, rows: Sequence[dict], columns: Mapping[str, Column], figure: str = ""
+) -> str:
+    """A heading, what to read off, the table and a figure; nothing where there are no rows."""
+    parts = [f"## {title}", lead, table(rows, columns), figure] if rows else []
+    return "\n\n".join(part for part in parts if part)
+
+
+def scores(study: Study, split: str = "test") -> dict[str, Column]:
+    """Columns of what a system scored on a split."""
+    of_flagship = (study.table["name"] == study.flagship) & (study.table["split"] == split)
+    least = 1 - float(study.table[of_flagship]["acc@0.5"].iloc[0])
+    columns = {
+        "system": label(study),
+        "mIoU": lambda r: interval(r, "miou"),
+        "Acc@0.5": lambda r: interval(r, "acc@0.5"),
+        "Acc@0.75": field("acc@0.75", "{:.3f}"),
+        "Acc@0.9": field("acc@0.9", "{:.3f}"),
+        "wrong": lambda r: share(1 - r["acc@0.5"]),
+        "x": lambda r: f"{(1 - r['acc@0.5']) / least:.2f}" if least else NONE,
+        "difference": lambda r: difference(r, "acc@0.5"),
+        "semantic": field("semantic_similarity", "{:.3f}"),
+    }
+    columns |= {f"R@{k}": field(f"proposal_recall@{k}", "{:.3f}") for k in (5, 20, "all")}
+    return columns | {"seeds": seeds}
+
+
+def with_references(study: Study, rows: Sequence[dict]) -> list[dict]:
+    """The rows below those that they are compared with."""
+    there, wanted = {row["name"] for row in rows}, {row["reference"] for row in rows}
+    every = study.table[study.table["split"] == "test"].to_dict("records")
+    return [row for row in every if row["name"] in wanted - there] + list(rows)
+
+
+def differences() -> dict[str, Column]:
+    """Columns of runs that are compared with another one."""
+    return {
+        "mIoU": lambda r: interval(r, "miou"),
+        "Acc@0.5": lambda r: interval(r, "acc@0.5"),
+        "difference in mIoU": lambda r: difference(r, "miou"),
+        "difference in Acc@0.5": lambda r: difference(r, "acc@0.5"),
+        "seeds": seeds,
+    }
+
+
+def label(study: Study) -> Column:
+    """The name of a run; the flagship's is bold."""
+    return lambda r: f"**{r['label']}**" if r["name"] == study.flagship else r["label"]
+
+
+def field(name: str, form: str = "{}") -> Column:
+    """What a row has under a name, in a format."""
+    return lambda r: form.format(r[name]) if known(r.get(name)) else NONE
+
+
+def insert(columns: dict[str, Column], place: str, more: dict[str, Column]) -> dict[str, Column]:
+    """The columns with more of them before `place`."""
+    names = list(columns)
+    at = names.index(place)
+    return {n: columns[n] for n in names[:at]} | more | {n: columns[n] for n in names[at:]}
+
+
+def table(rows: Sequence[dict], columns: Mapping[str, Column]) -> str:
+    """A Markdown table; a column that is empty in all rows is left out."""
+    cells = {name: [column(row).replace("|", "\\|") for row in rows] for name, column in columns.items()}
+    cells = {name: values for name, values in cells.items() if set(values) != {NONE}}
+    lines = [
+        list(cells),
+        [":---" if i == 0 else "---:" for i in range(len(cells))],
+        *zip(*cells.values(), strict=True),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def known(value: object) -> bool:
+    return value is not None and not pd.isna(value)
+
+
+def share(value: float | None) -> str:
+    return f"{value:.3f}" if known(value) else NONE
+
+
+def interval(row: dict, name: str) -> str:
+    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+
+
+def difference(row: dict, name: str) -> str:
+    key = f"{name}_difference"
+    if not known(row.get(key)):
+        return NONE
+    return f"{row[key]:+.3f} [{row[f'{key}_low']:+.3f}, {row[f'{key}_high']:+.3f}]"
+
+
+def seeds(row: dict) -> str:
+    return f"{row['seeds']}" + (f" (±{row['seed_spread']:.3f})" if known(row["seed_spread"]) else "")
+
+
+def millions(name: str) -> Column:
+    return lambda r: f"{r[name] / 1e6:.2f} M" if known(r.get(name)) else NONE
+
+
+def minutes(row: dict) -> str:
+    return f"{row['train_seconds'] / 60:.1f}" if known(row.get("train_seconds")) else NONE
+
+
+SIZE: dict[str, Column] = {
+    "parameters, head": millions("head_parameters"),
+    "all": millions("parameters"),
+}
+SPEED: dict[str, Column] = {
+    "trained": millions("trained_parameters"),
+    "minutes": minutes,
+    "pairs/s": field("pairs_per_second", "{:,.0f}"),
+}

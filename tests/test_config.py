@@ -119,7 +119,7 @@ def test_presets_are_what_they_say():
 @pytest.mark.parametrize("key", OVERRIDES)
 def test_models_with_a_recipe_of_their_own_get_it(key):
     name, model = key
-    config, usual = preset(name, model), set_fields(preset(name), model__name=model)
+    config, usual = preset(name, model), set_fields(preset(name, "text-only"), model__name=model)
     assert config == set_fields(usual, **OVERRIDES[key]) != usual
 
 

@@ -51,9 +51,10 @@ def assert_each_once(study: optuna.Study, trials: int, lost: int) -> None:
     finished = [trial for trial in study.trials if trial.state != TrialState.FAIL]
     assert len({json.dumps(trial.params, sort_keys=True) for trial in finished}) == trials
     for dead in study.get_trials(states=[TrialState.FAIL]):
-        again = [trial for trial in finished if trial.params == dead.params]
-        assert [trial.user_attrs["retry_of"] for trial in again] == [[dead.number]]
-        assert again[0].user_attrs["worker"] != dead.user_attrs["worker"]
+        (again,) = [trial for trial in finished if trial.params == dead.params]
+        # The second kill may hit the trial that takes the place of the one hit first: it is then of both.
+        assert dead.number in again.user_attrs["retry_of"]
+        assert again.user_attrs["worker"] != dead.user_attrs["worker"]
 
 
 @pytest.mark.slow

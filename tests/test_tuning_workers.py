@@ -50,10 +50,11 @@ def assert_each_once(study: optuna.Study, trials: int, lost: int) -> None:
     assert not study.get_trials(states=[TrialState.RUNNING, TrialState.WAITING])
     finished = [trial for trial in study.trials if trial.state != TrialState.FAIL]
     assert len({json.dumps(trial.params, sort_keys=True) for trial in finished}) == trials
-    for dead in study.get_trials(states=[TrialState.FAIL]):
+    dead_ones = study.get_trials(states=[TrialState.FAIL])
+    for dead in dead_ones:
         (again,) = [trial for trial in finished if trial.params == dead.params]
         # The second kill may hit the trial that takes the place of the one hit first: it is then of both.
-        assert dead.number in again.user_attrs["retry_of"]
+        assert again.user_attrs["retry_of"] == [d.number for d in dead_ones if d.params == dead.params]
         assert again.user_attrs["worker"] != dead.user_attrs["worker"]
 
 

@@ -165,6 +165,25 @@ def test_the_cell_that_is_right_gives_its_box():
     assert (scores[:, :-1] >= scores[:, 1:]).all()
 
 
+def test_proposals_are_torchvisions():
+    torch.manual_seed(5)
+    net = network(size=128, before_nms=30, kept=12, nms_iou=0.5).eval()
+    n, count = 40, len(net.anchors)
+    logits, deltas = torch.randn(n, count), 0.7 * torch.randn(n, count, 4)
+    deltas[::4, ::3, 2] = -40  # no width
+    deltas[:9, 3:, 2:] = -40  # nearly nothing left of these
+    decoded = net.rpn.box_coder.decode_single(deltas.flatten(0, 1), net.anchors.repeat(n, 1))
+    expected = net.rpn.filter_proposals(decoded.view(n, count, 4), logits, [net.shape] * n, [count])
+    boxes, scores = net.propose(logits, deltas)
+    lengths = {len(some) for some in expected[0]}
+    assert len(lengths) > 2  # some are filled up, some are not
+    for number, (wanted_boxes, wanted_scores) in enumerate(zip(*expected, strict=True)):
+        if len(wanted_scores):
+            torch.testing.assert_close(boxes[number, : len(wanted_boxes)], wanted_boxes)
+            torch.testing.assert_close(scores[number, : len(wanted_scores)], wanted_scores)
+            assert scores[number, len(wanted_scores) :].eq(0).all()
+
+
 def test_a_phrase_without_proposals_gets_its_best_anchor():
     net = network(size=64).eval()
     deltas = torch.zeros(2, 4, 4)

@@ -1,8 +1,8 @@
 """Boxes from a fused map: torchvision's region proposal network (Ren et al. 2015), run on a map a phrase.
 
-The anchors are the same for every phrase and a phrase has exactly one true box. Matching, sampling and both
-losses are therefore a few operations on (N, A) tensors, instead of torchvision's loop over the N maps; the
-numbers are torchvision's, and a test compares them.
+The anchors are the same for every phrase and a phrase has exactly one true box. Matching, sampling, both
+losses and the suppression of overlaps are therefore a few operations on (N, A) tensors, instead of
+torchvision's loop over the N maps; the numbers are torchvision's, and a test compares them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import (
     AnchorGenerator,
@@ -78,20 +77,24 @@ class ProposalNetwork(nn.Module):
             boxes_xyxy (N, K, 4) and scores (N, K), K the number kept, filled up with zeros. A phrase with no
             proposal left (all of zero size) gets its best decoded anchor.
         """
-        n, count = logits.shape
-        anchors = self.anchors.repeat(n, 1)  # (N * A, 4)
+        anchors = self.anchors.repeat(len(logits), 1)  # (N * A, 4)
         decoded = self.rpn.box_coder.decode_single(deltas.detach().flatten(0, 1), anchors)
-        decoded = decoded.view(n, count, 4)
-        boxes, scores = self.rpn.filter_proposals(decoded, logits, [self.shape] * n, [count])
-        empty = torch.tensor([len(b) == 0 for b in boxes], device=logits.device)  # (N,)
-        padded_boxes, padded_scores = pad_sequence(boxes, True), pad_sequence(scores, True)
-        missing = self.config.kept - padded_scores.shape[1]
-        padded_boxes = F.pad(padded_boxes, (0, 0, 0, missing))  # (N, K, 4)
-        padded_scores = F.pad(padded_scores, (0, missing))  # (N, K)
+        decoded = clip_boxes_to_image(decoded.view(*logits.shape, 4), self.shape)
+        ranked, order = logits.detach().topk(min(self.config.before_nms, logits.shape[1]), dim=1)  # (N, R)
+        boxes = decoded.take_along_dim(order[..., None], dim=1)  # (N, R, 4)
+        shown = ((boxes[..., 2:] - boxes[..., :2]) >= self.rpn.min_size).all(2)
+        kept = suppress_overlaps(boxes, shown, self.config.nms_iou)
+        front = (~kept).long().argsort(dim=1, stable=True)[:, : self.config.kept]  # those kept, in their order
+        filled = kept.take_along_dim(front, dim=1)  # (N, K)
+        scores = ranked.take_along_dim(front, dim=1).sigmoid() * filled
+        boxes = boxes.take_along_dim(front[..., None], dim=1) * filled[..., None]
+        missing = self.config.kept - front.shape[1]
+        boxes, scores = F.pad(boxes, (0, 0, 0, missing)), F.pad(scores, (0, missing))
         best_boxes, best_scores = self.best(logits, deltas)
-        padded_boxes[:, 0] = torch.where(empty[:, None], best_boxes, padded_boxes[:, 0])
-        padded_scores[:, 0] = torch.where(empty, best_scores, padded_scores[:, 0])
-        return padded_boxes, padded_scores
+        none = ~kept.any(1)  # (N,)
+        boxes[:, 0] = torch.where(none[:, None], best_boxes, boxes[:, 0])
+        scores[:, 0] = torch.where(none, best_scores, scores[:, 0])
+        return boxes, scores
 
     def match(self, targets_xyxy: Tensor) -> Tensor:
         """Labels (N, A) of the anchors for true boxes (N, 4): 1 object, 0 background, -1 neither.
@@ -123,6 +126,30 @@ class ProposalNetwork(nn.Module):
             "objectness": (entropy * (objects | background)).sum() / sampled,
             "box_regression": (distance * objects).sum() / sampled,
         }
+
+
+def suppress_overlaps(boxes_xyxy: Tensor, candidates: Tensor, iou: float) -> Tensor:
+    """Non-maximum suppression of many lists of boxes at once, where torchvision's takes them one by one.
+
+    Args:
+        boxes_xyxy: (N, R, 4), the best of each list first.
+        candidates: bool (N, R), those that take part.
+        iou: boxes that overlap a better one that stays by more are suppressed.
+
+    Returns:
+        bool (N, R), those that stay.
+    """
+    x1, y1, x2, y2 = boxes_xyxy.permute(2, 0, 1).contiguous()  # (N, R) each
+    areas = (x2 - x1) * (y2 - y1)
+    kept = candidates.clone()
+    for rank in range(kept.shape[1] - 1):  # in turn, because what is suppressed suppresses nothing
+        this, rest = slice(rank, rank + 1), slice(rank + 1, None)
+        width = torch.minimum(x2[:, this], x2[:, rest]) - torch.maximum(x1[:, this], x1[:, rest])
+        height = torch.minimum(y2[:, this], y2[:, rest]) - torch.maximum(y1[:, this], y1[:, rest])
+        shared = width.clamp(min=0) * height.clamp(min=0)
+        overlaps = shared > iou * (areas[:, this] + areas[:, rest] - shared)
+        kept[:, rest] &= ~(kept[:, this] & overlaps)
+    return kept
 
 
 def _draw(candidates: Tensor, count: int | Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class DataConfig:
     limit_images: int = 0  # take only the first so many pictures of each split; 0: all
     flip: float = 0.5  # probability of a mirrored picture with left and right swapped in its phrases
     jitter: float = 0.2  # brightness, contrast and saturation; hue stays, phrases name colours
+    recolor: float = 0.0  # share of pictures in quite other colours, then without phrases that name one
     scale: tuple[float, float] = (0.7, 1.4)  # random zoom about the letterbox, targets always kept
     absent: int = 1  # phrases a picture that fit nothing in it, for models that learn to say so
     resident: bool = False  # decode all pictures once, keep them on the device, augment them there

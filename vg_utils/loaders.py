@@ -40,7 +40,8 @@ def make_loaders(
     data, settings = config.data, config.train
     absent = data.absent if model.learns_presence else 0
     plain = EvalTransform(config.model.image_size)
-    augmented = TrainTransform(config.model.image_size, flip=data.flip, jitter=data.jitter, scale=data.scale)
+    views = {name: getattr(data, name) for name in ("flip", "jitter", "recolor", "scale")}
+    augmented = TrainTransform(config.model.image_size, **views)
     transform = plain if settings.cached and settings.cache_views == 1 else augmented
     sizes = {"batch_images": settings.batch_images}
     pictures = settings.epoch_images or len(examples_of(train))

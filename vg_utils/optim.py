@@ -38,7 +38,8 @@ def make_optimizer(model: GroundingModel, train: TrainConfig) -> Optimizer:
         raise ConfigError("nothing to train: every parameter of the model is frozen")
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     return kinds[train.optimizer](
-        [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+        [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()],
+        fused=torch.cuda.is_available(),  # one kernel for hundreds of small parameters, not ten each
     )
 
 

@@ -211,6 +211,54 @@ def test_an_absent_phrase_has_words():
         with_absent(1, 1, " ")
 
 
+def colored_examples(count=8):
+    """Pictures with an expression that names a colour and one that does not, and an absent phrase of each."""
+    texts = ("the red thing", "the thing on the left")
+    absent = (AbsentPhrase("a blue thing", 5000), AbsentPhrase("a round thing", 5001))
+    return [
+        dataclasses.replace(
+            example,
+            expressions=tuple(
+                Expression(text, (1.0, 2.0, 12.0, 15.0), sent_id=10 * i + j, ref_id=i)
+                for j, text in enumerate(texts)
+            ),
+            absent=absent,
+        )
+        for i, example in enumerate(make_examples(count))
+    ]
+
+
+def test_phrases_that_name_a_colour_stay_away_from_pictures_in_others():
+    plain, always, sometimes = (
+        GroundingDataset(colored_examples(), TrainTransform(SIZE, recolor=share), absent=None)
+        for share in (0.0, 1.0, 0.4)
+    )
+    changed = 0
+    for key in [(epoch, number) for epoch in range(8) for number in range(8)]:
+        before, after, item = plain[key], always[key], sometimes[key]
+        assert [sent_id % 10 for sent_id in before.sent_ids] == [0, 1, 0, 1]
+        assert [sent_id % 10 for sent_id in after.sent_ids] == [1, 1]
+        assert torch.equal(after.view.letterbox, before.view.letterbox)
+        assert not torch.equal(after.view.image, before.view.image)
+        expected = after if len(item.sent_ids) == 2 else before
+        assert torch.equal(item.view.image, expected.view.image)
+        assert item.sent_ids == expected.sent_ids
+        changed += expected is after
+    assert 10 < changed < 42
+
+
+def test_a_picture_keeps_its_colours_where_all_expressions_name_one():
+    examples = [
+        dataclasses.replace(example, expressions=example.expressions[:1]) for example in colored_examples(4)
+    ]
+    plain, always = (
+        GroundingDataset(examples, TrainTransform(SIZE, recolor=share), absent=None) for share in (0.0, 1.0)
+    )
+    for number in range(4):
+        assert torch.equal(plain[number].view.image, always[number].view.image)
+        assert plain[number].sent_ids == always[number].sent_ids
+
+
 # --- loaders -----------------------------------------------------------------------------------
 
 

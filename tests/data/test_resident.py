@@ -14,7 +14,7 @@ from vg_utils.data import load_examples
 from vg_utils.data.batches import Batch, GroundingDataset, make_loader
 from vg_utils.data.examples import AbsentPhrase, DataError, Expression, GroundingExample
 from vg_utils.data.resident import ResidentPictures
-from vg_utils.data.text import swap_left_right, tokenize
+from vg_utils.data.text import names_color, swap_left_right, tokenize
 from vg_utils.data.transforms import EvalTransform, TrainTransform
 
 SIZE = 64
@@ -199,6 +199,22 @@ def test_colours_jitter_about_what_they_were(resident):
     change = (jittered - plain).abs().mean((1, 2, 3))
     assert (change > 1e-3).all()
     assert change.max() < 0.3
+
+
+def test_pictures_in_other_colours_have_phrases_that_name_none(resident):
+    still = {"flip": 0.0, "scale": (1.0, 1.0), "translate": 0.0, "jitter": 0.0}
+    shown = {batch.image_ids[0]: batch for batch in augmented(resident, batch_images=1, **still)}
+    seen = {True: 0, False: 0}
+    for batch in augmented(resident, batch_images=1, recolor=1.0, **still):
+        plain = shown[batch.image_ids[0]]
+        can = resident.can_recolor[resident.image_ids.index(batch.image_ids[0])].item()
+        assert batch.texts == [text for text in plain.texts if not (can and names_color(text))]
+        grey = (batch.images.amax(1) - batch.images.amin(1)).max() < 5e-3  # it may have been so before
+        assert torch.allclose(batch.images, plain.images, atol=5e-3) != can or grey
+        seen[can] += 1
+    assert seen[True] > 3
+    some = augmented(resident, recolor=0.5, epoch=2)
+    assert all(set(batch.image_index.tolist()) == set(range(len(batch.image_ids))) for batch in some)
 
 
 @pytest.mark.parametrize(("most", "absent"), [(2, 1), (1, 0), (None, None), (3, None)])

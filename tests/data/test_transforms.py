@@ -11,7 +11,14 @@ from PIL import Image
 
 from vg_utils.boxes import boxes_to_image, boxes_to_model, letterbox, letterbox_size, to_xyxy
 from vg_utils.data.examples import DataError
-from vg_utils.data.transforms import PADDING_RGB, EvalTransform, TrainTransform, decode
+from vg_utils.data.transforms import (
+    PADDING_RGB,
+    EvalTransform,
+    TrainTransform,
+    change_colors,
+    decode,
+    random_colors,
+)
 
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "refcocog_photos" / "images"
 PLAIN = {"flip": 0.0, "jitter": 0.0, "scale": (1.0, 1.0), "translate": 0.0}  # no augmentation at all
@@ -177,6 +184,37 @@ def test_colours_change_and_the_padding_does_not():
     plain = EvalTransform(SIZE)(picture)
     assert (view.image[:, 30:60].float() - plain.image[:, 30:60].float()).abs().mean() > 3
     assert torch.equal(view.image[:, :20], plain.image[:, :20])
+
+
+def test_other_colours_are_a_turn_of_the_wheel_and_a_fading():
+    colors = random_colors(600, seeded(2))
+    grey = torch.full((3,), 0.4)
+    torch.testing.assert_close(colors @ grey, grey.expand(600, 3))
+    turned = colors @ torch.tensor([0.6, 0.4, 0.2])
+    torch.testing.assert_close(turned.mean(1), torch.full((600,), 0.4))  # as light as it was
+    distance = (turned - 0.4).norm(dim=1) / math.sqrt(0.08)  # from grey, as a share of what it was
+    assert distance.max() <= 1 + 1e-5
+    assert 0.25 < (distance < 1e-5).float().mean() < 0.42
+    red, green, blue = turned[distance > 0.1].T
+    hues = torch.atan2(math.sqrt(3) * (green - blue), 2 * red - green - blue)
+    assert torch.histc(hues, bins=8, min=-math.pi, max=math.pi).min() > 20
+    picture = torch.rand(2, 3, 4, 5)
+    torch.testing.assert_close(change_colors(picture, torch.eye(3)), picture)
+    assert change_colors(picture, 9 * colors[:2]).max() == 1
+
+
+def test_a_picture_in_other_colours_is_otherwise_the_same_view():
+    picture, boxes_xyxy = smooth_picture((200, 100)), torch.tensor([[0.0, 0.0, 9.0, 9.0]])
+    transform, greys = TrainTransform(SIZE, recolor=1.0), torch.full((3, 3), 1 / 3)
+    plain, view = (transform(picture, boxes_xyxy, ["a"], seeded(3), colors) for colors in (None, greys))
+    assert torch.equal(view.letterbox, plain.letterbox)
+    padding = (plain.image == torch.tensor(PADDING_RGB).view(3, 1, 1)).all(0)
+    assert padding.any()
+    assert torch.equal(view.image[:, padding], plain.image[:, padding])
+    inside, original = view.image[:, ~padding].float(), plain.image[:, ~padding].float()
+    assert (inside == inside[0]).all()
+    assert (original.amax(0) - original.amin(0)).max() > 20
+    torch.testing.assert_close(inside[0], original.mean(0), atol=1.5, rtol=0)
 
 
 # --- mirror image ------------------------------------------------------------------------------

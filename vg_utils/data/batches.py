@@ -18,13 +18,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vg_utils.boxes import boxes_to_model
 from vg_utils.data.examples import DataError, GroundingExample
-from vg_utils.data.text import tokenize
-from vg_utils.data.transforms import EvalTransform, TrainTransform, View
+from vg_utils.data.text import names_color, tokenize
+from vg_utils.data.transforms import EvalTransform, TrainTransform, View, random_colors
 
 __all__ = ["Batch", "EpochSampler", "GroundingDataset", "GroundingLoader", "Item", "collate", "make_loader"]
 
 SHUFFLE_STREAM = 2**32  # in an item's place, no item's number: the stream of random numbers for the order
 ABSENT_STREAM = 1  # after an item's numbers: another stream, so that its view is the same with absent phrases
+COLOR_STREAM = 2
 
 
 class Item(NamedTuple):
@@ -107,6 +108,9 @@ class GroundingDataset(Dataset):
         absent: how many of a picture's phrases that fit nothing go into its item: 0 none, k at most k, drawn
             anew in each epoch, None all, as evaluation needs. Pictures, boxes and expressions are the same
             whatever it is, but for pictures that are not mirrored because an absent phrase cannot be.
+
+    Where the transform has a share `recolor`, so many of the pictures with an expression that names no colour
+    are shown in other colours; their phrases that do name one are then left out.
     """
 
     def __init__(
@@ -144,12 +148,19 @@ class GroundingDataset(Dataset):
         epoch, number = index if isinstance(index, tuple) else (self.epoch, index)
         example = self.examples[number]
         generator = _generator(self.seed, epoch, number)
-        expressions = _some(example.expressions, self.max_expressions, generator)
-        absent = _some(example.absent, self.absent, _generator(self.seed, epoch, number, ABSENT_STREAM))
+        colors = self._other_colors(example, epoch, number)
+        fitting, absent = (
+            [phrase for phrase in some if colors is None or not names_color(phrase.text)]
+            for some in (example.expressions, example.absent)
+        )
+        expressions = _some(fitting, self.max_expressions, generator)
+        absent = _some(absent, self.absent, _generator(self.seed, epoch, number, ABSENT_STREAM))
         phrases = [*expressions, *absent]
         boxes_xyxy = torch.tensor([e.box_xyxy for e in expressions], dtype=torch.float32)
         # The transform keeps boxes in sight and swaps words: it sees the boxes there are, and every text.
-        view = self.transform(example.image, boxes_xyxy, [phrase.text for phrase in phrases], generator)
+        other = {} if colors is None else {"colors": colors}
+        texts = [phrase.text for phrase in phrases]
+        view = self.transform(example.image, boxes_xyxy, texts, generator, **other)
         if view.size_wh != tuple(example.size_wh):  # else every box of it would be silently wrong
             raise DataError(
                 f"image {example.image_id} ({example.image}): expected a picture of {example.size_wh} "
@@ -159,6 +170,16 @@ class GroundingDataset(Dataset):
         return Item(
             view._replace(boxes_xyxy=with_zeros), example.image_id, [phrase.sent_id for phrase in phrases]
         )
+
+    def _other_colors(self, example: GroundingExample, epoch: int, number: int) -> Tensor | None:
+        """A matrix for the colours of the picture, if it is to be shown in others."""
+        share = getattr(self.transform, "recolor", 0.0)
+        chance = _generator(self.seed, epoch, number, COLOR_STREAM)
+        if not share or torch.rand((), generator=chance) >= share:
+            return None
+        if all(names_color(expression.text) for expression in example.expressions):
+            return None
+        return random_colors(1, chance)[0]
 
 
 class EpochSampler(Sampler):

@@ -21,8 +21,14 @@ from tqdm.auto import tqdm
 from vg_utils.boxes import boxes_to_model, letterbox, to_xyxy
 from vg_utils.data.batches import Batch, GroundingLoader, whole_batch_loader
 from vg_utils.data.examples import DataError, GroundingExample
-from vg_utils.data.text import swap_left_right, tokenize
-from vg_utils.data.transforms import PADDING_RGB, EvalTransform, TrainTransform
+from vg_utils.data.text import names_color, swap_left_right, tokenize
+from vg_utils.data.transforms import (
+    PADDING_RGB,
+    EvalTransform,
+    TrainTransform,
+    change_colors,
+    random_colors,
+)
 
 DECODED_AT_ONCE = 64
 GREY = (0.299, 0.587, 0.114)  # share of red, green and blue in a grey level (ITU-R 601), as torchvision's
@@ -42,6 +48,8 @@ class ResidentPictures:
         images: uint8 (M, 3, S, S) on the device, letterboxed.
         tokens, mirrored_tokens: int64 (R, L) on the device; the second with left and right swapped.
         can_mirror: bool (M,), whether left and right can be swapped in all phrases of a picture.
+        names_color: bool (R,), whether a phrase is left out where its picture is shown in other colours.
+        can_recolor: bool (M,), whether an expression of a picture is left then.
     """
 
     def __init__(
@@ -79,6 +87,9 @@ class ResidentPictures:
         mirrored = [swap_left_right(text) for text in self.texts]
         self.can_mirror = torch.ones(len(examples), dtype=torch.bool)
         self.can_mirror[picture[torch.tensor([text is None for text in mirrored])]] = False
+        self.names_color = torch.tensor([names_color(text) for text in self.texts])
+        self.can_recolor = torch.zeros(len(examples), dtype=torch.bool)
+        self.can_recolor[picture[~self.names_color & self.boxes_xyxy.any(1)]] = True
         self.mirrored_texts = [new or old for new, old in zip(mirrored, self.texts, strict=True)]
         both = tokenize([*self.texts, *self.mirrored_texts], trim=True)  # (2 R, L)
         self.tokens, self.mirrored_tokens = both.to(self.device).chunk(2)
@@ -111,9 +122,11 @@ class ResidentPictures:
             "sizes_wh",
             "image_ids",
             "can_mirror",
+            "can_recolor",
         )
         by_row = ("boxes_cxcywh", "boxes_xyxy", "sent_ids", "texts", "mirrored_texts", "lengths")
-        for names, end in ((by_picture, count), ((*by_row, "tokens", "mirrored_tokens"), rows)):
+        by_row += ("names_color", "tokens", "mirrored_tokens")
+        for names, end in ((by_picture, count), (by_row, rows)):
             for name in names:
                 setattr(part, name, getattr(self, name)[:end])
         return part
@@ -183,13 +196,17 @@ class ResidentDataset(Dataset):
         key = np.random.SeedSequence((self.seed, indices[0][0], *numbers)).generate_state(1)[0]
         chance = torch.Generator().manual_seed(int(key))
         chosen = torch.tensor(numbers)  # (B,)
-        rows, image_index = self._choose(chosen, chance)
+        recolored = torch.zeros(len(chosen), dtype=torch.bool)
+        if share := getattr(self.transform, "recolor", 0.0):
+            recolored = store.can_recolor[chosen] & (torch.rand(len(chosen), generator=chance) < share)
+        rows, image_index = self._choose(chosen, recolored, chance)
         images = store.images[chosen.to(store.device)]
         letterboxes, boxes = store.letterboxes[chosen], store.boxes_cxcywh[rows]
         boxes_xyxy, mirrored = store.boxes_xyxy[rows], torch.zeros(len(chosen), dtype=torch.bool)
         if isinstance(self.transform, TrainTransform):
             mirrored = torch.rand(len(chosen), generator=chance) < self.transform.flip
             mirrored &= store.can_mirror[chosen]
+            images = _recolor(images, recolored, chance)
             images, letterboxes, boxes, boxes_xyxy = self._augment(
                 images, letterboxes, boxes, boxes_xyxy, image_index, store.sizes_wh[chosen], mirrored, chance
             )
@@ -215,13 +232,15 @@ class ResidentDataset(Dataset):
             ],
         )
 
-    def _choose(self, chosen: Tensor, chance: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _choose(self, chosen: Tensor, recolored: Tensor, chance: torch.Generator) -> tuple[Tensor, Tensor]:
         """Rows (N,) of the phrases that take part, and the place of each one's picture in the batch."""
         store = self.pictures
         image_index = torch.arange(len(chosen)).repeat_interleave(store.counts[chosen])
         first = store.counts[chosen].cumsum(0) - store.counts[chosen]
         offset = torch.arange(len(image_index)) - first[image_index]
         rows = store.starts[chosen][image_index] + offset
+        fits = ~(recolored[image_index] & store.names_color[rows])
+        rows, image_index = rows[fits], image_index[fits]
         absent = store.boxes_cxcywh[rows, 2] == 0
         # Shuffled within each picture's present and absent phrases; the first so many of each take part.
         group = image_index * 2 + absent
@@ -295,8 +314,18 @@ class ResidentDataset(Dataset):
         return images, letterboxes, torch.where(there[:, None], new, 0.0), boxes_xyxy
 
 
+def _recolor(images: Tensor, which: Tensor, chance: torch.Generator) -> Tensor:
+    """Pictures (B, 3, S, S) from 0 to 255, where bool (B,) says so in random other colours."""
+    if not which.any():
+        return images
+    images, where = images.float(), which.nonzero().flatten().to(images.device)
+    colors = random_colors(len(where), chance).to(images.device)
+    images[where] = 255 * change_colors(images[where] / 255, colors)
+    return images
+
+
 def _sample(images: Tensor, theta: Tensor) -> Tensor:
-    """uint8 (B, 3, S, S) under affine maps (B, 2, 3) -> float in [0, 1], the letterbox's colour outside."""
+    """Bytes (B, 3, S, S) under affine maps (B, 2, 3) -> float in [0, 1], the letterbox's colour outside."""
     padding = torch.tensor(PADDING_RGB, device=images.device).view(1, 3, 1, 1)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     moved = F.grid_sample(images.float() - padding, grid, align_corners=False)  # zeros outside

@@ -6,6 +6,8 @@
 'the bright car right of the rightmost tree'
 >>> swap_left_right("the sign that says stop") is None
 True
+>>> names_color("the man in a navy-blue suit"), names_color("the man to the right of the blueprint")
+(True, False)
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-__all__ = ["CONTEXT_LENGTH", "clean_text", "swap_left_right", "tokenize"]
+__all__ = ["CONTEXT_LENGTH", "clean_text", "names_color", "swap_left_right", "tokenize"]
 
 CONTEXT_LENGTH = 77  # tokens, CLIP's, with the start and the end token
 
@@ -46,6 +48,14 @@ _NOT_MIRRORED = re.compile(
     r'|["“”«»„]'
     # A quotation in single quotes; RefCOCOg puts spaces at apostrophes, so "zebra ' s", "isn ' t" are not.
     r"|(?:^|(?<=\s))['‘`](?! ?(?:s|t|m|d|re|ve|ll)\b)",
+    re.IGNORECASE,
+)
+
+# What a picture in other colours would show wrongly; things that go by their colour ("an orange") as well.
+_COLOR = re.compile(
+    r"\b(?:colou?r(?:s|ed|ful)?|black|white|gr[ae]y|red|green|blue|yellow|brown|orange|pink|purple|violet|tan|beige|cream"
+    r"|gold(?:en)?|silver|bronze|copper|cyan|turquoise|teal|aqua|navy|maroon|burgundy|crimson|magenta|lavender|khaki"
+    r"|blond|brunette|ginger|redhead|dark|light|pale|bright)(?:e|s|y|er|est|d?ish)?\b",
     re.IGNORECASE,
 )
 
@@ -78,6 +88,14 @@ def swap_left_right(text: str) -> str | None:
     if _NOT_MIRRORED.search(text):
         return None
     return _DIRECTION.sub(_swap_match, text)
+
+
+def names_color(text: str) -> bool:
+    """Whether the phrase may not fit any more once its picture is shown in other colours.
+
+    It cannot know a word's sense: "a light load" counts as well. That only keeps a phrase out of a picture.
+    """
+    return _COLOR.search(text) is not None
 
 
 def _swap_match(match: re.Match[str]) -> str:

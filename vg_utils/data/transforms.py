@@ -29,6 +29,7 @@ from vg_utils.data.examples import DataError, load_image
 from vg_utils.data.text import swap_left_right
 
 __all__ = ["PADDING_RGB", "Decoded", "EvalTransform", "TrainTransform", "View", "decode"]
+__all__ += ["change_colors", "random_colors"]
 
 PADDING_RGB = (122, 116, 104)  # CLIP's mean colour: zero once normalised
 
@@ -127,6 +128,9 @@ class TrainTransform:
             if any of its phrases cannot be swapped (see `text.swap_left_right`).
         jitter: brightness, contrast and saturation are each multiplied by 1 - jitter to 1 + jitter.
         hue: largest turn of the colour wheel, 0 to 0.5. None by default, because phrases name colours.
+        recolor: share of the pictures that are shown in quite other colours (see `random_colors`), so that a
+            thing's shape is learned apart from its colour. Which they are, and which phrases then fit, is up
+            to the data set.
         scale: smallest and largest zoom relative to the letterbox, evenly distributed in its logarithm.
             Zooming in goes no further than the targets allow, all of them together.
         translate: largest shift from the middle, as a share of the square; more only where a target would be
@@ -138,6 +142,7 @@ class TrainTransform:
     flip: float = 0.5
     jitter: float = 0.2
     hue: float = 0.0
+    recolor: float = 0.0
     scale: tuple[float, float] = (0.7, 1.4)
     translate: float = 0.1
 
@@ -147,8 +152,12 @@ class TrainTransform:
         boxes_xyxy: Tensor,
         texts: Sequence[str],
         generator: torch.Generator | None = None,
+        colors: Tensor | None = None,
     ) -> View:
-        """A random `View`; all randomness comes from the generator (None: torch's global one)."""
+        """A random `View`; all randomness comes from the generator (None: torch's global one).
+
+        With `colors` (3, 3) the picture is shown in those (see `change_colors`).
+        """
         mirrored_texts = [swap_left_right(text) for text in texts]
         mirrored = _uniform(0, 1, generator) < self.flip and None not in mirrored_texts
         zoom = math.exp(_uniform(math.log(self.scale[0]), math.log(self.scale[1]), generator))
@@ -161,7 +170,7 @@ class TrainTransform:
         factors = [_uniform(1 - self.jitter, 1 + self.jitter, generator) for _ in range(3)]
         turn = _uniform(-self.hue, self.hue, generator)
         return View(
-            _draw(decoded, placed, self.size, mirrored, factors, turn),
+            _draw(decoded, placed, self.size, mirrored, factors, turn, colors),
             boxes_xyxy,
             placed,
             mirrored_texts if mirrored else list(texts),
@@ -197,6 +206,25 @@ class TrainTransform:
         return int(torch.randint(near_first, near_last + 1, (), generator=generator))
 
 
+def random_colors(count: int, generator: torch.Generator | None = None) -> Tensor:
+    """Random matrices (count, 3, 3) for `change_colors`.
+
+    They turn the wheel of colours by any angle and let what is colourful fade by a random share, in a third
+    of them until only greys are left. Greys stay what they are.
+    """
+    angle = 2 * math.pi * torch.rand(count, generator=generator)
+    vivid = (1.5 * torch.rand(count, generator=generator) - 0.5).clamp(min=0)[:, None, None]
+    grey = torch.full((3, 3), 1 / 3)
+    across = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+    cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    return grey + vivid * (cosine * (torch.eye(3) - grey) + sine * across)  # Rodrigues, about the greys' axis
+
+
+def change_colors(images: Tensor, colors: Tensor) -> Tensor:
+    """RGB pictures (..., 3, H, W) in [0, 1] with every colour multiplied by a matrix (..., 3, 3)."""
+    return torch.einsum("...ij,...jhw->...ihw", colors, images).clamp(0, 1)
+
+
 def _uniform(low: float, high: float, generator: torch.Generator | None) -> float:
     return low + (high - low) * float(torch.rand((), generator=generator))
 
@@ -208,6 +236,7 @@ def _draw(
     mirrored: bool = False,
     factors: Sequence[float] = (1.0, 1.0, 1.0),
     turn: float = 0.0,
+    colors: Tensor | None = None,
 ) -> Tensor:
     """Draw the picture into a square where the letterbox `placed` says: uint8 (3, size, size).
 
@@ -236,5 +265,8 @@ def _draw(
     if turn:
         part = F.adjust_hue(part, turn)
     square = torch.tensor(PADDING_RGB, dtype=torch.uint8).view(3, 1, 1).repeat(1, size, size)  # (3, S, S)
-    square[:, y1:y2, x1:x2] = F.pil_to_tensor(part)
+    drawn = F.pil_to_tensor(part)
+    if colors is not None:
+        drawn = (255 * change_colors(drawn / 255, colors)).round().byte()
+    square[:, y1:y2, x1:x2] = drawn
     return square

@@ -84,7 +84,8 @@ class ProposalNetwork(nn.Module):
         boxes = decoded.take_along_dim(order[..., None], dim=1)  # (N, R, 4)
         shown = ((boxes[..., 2:] - boxes[..., :2]) >= self.rpn.min_size).all(2)
         kept = suppress_overlaps(boxes, shown, self.config.nms_iou)
-        front = (~kept).long().argsort(dim=1, stable=True)[:, : self.config.kept]  # those kept, in their order
+        front = (~kept).long().argsort(dim=1, stable=True)  # those kept come first, in their order
+        front = front[:, : self.config.kept]
         filled = kept.take_along_dim(front, dim=1)  # (N, K)
         scores = ranked.take_along_dim(front, dim=1).sigmoid() * filled
         boxes = boxes.take_along_dim(front[..., None], dim=1) * filled[..., None]

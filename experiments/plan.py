@@ -1,4 +1,4 @@
-"""What is trained: every run of the study, as data."""
+"""What is trained: every run of the study, and of the search for its settings, as data."""
 
 from __future__ import annotations
 
@@ -42,6 +42,24 @@ ABLATIONS = {  # label: the one change
     "one conditioned block": {"model__dense_grounder__blocks": 1},
     "frozen backbones": FROZEN,
 }
+SEARCHED = {  # settings other than the recipe's that a system is tried with; the best on val is its own
+    "dense-grounder": (
+        {},
+        {"train__lr": 2e-3},
+        {"train__lr": 5e-4},
+        {"train__backbone_lr": 1e-3},
+        {"train__batch_images": 128},
+        {"data__recolor": 0.25},
+    ),
+    "transvg": ({}, {"train__lr": 3e-4}, {"train__lr": 3e-4, "train__batch_images": 128}),
+    "clip-rpn-tokens": ({}, {"train__lr": 2e-3}, {"train__batch_images": 128}),
+    "clip-hrnet": (
+        {},
+        {"train__lr": 2e-3},
+        {"train__backbone_lr": 1e-3},
+        {"train__batch_images": 128},
+    ),
+}
 LOSSES = ("huber", "l1", "giou", "diou", "ciou")
 LONG = 2.4  # times the minutes of a system, for the flagship that is shipped
 SHARE = 0.4  # of a system's minutes, for what is compared with other runs of that share
@@ -55,7 +73,7 @@ class Run:
         name: of its directory.
         group: table it belongs to.
         label: what it is called there.
-        config: its settings; the number of epochs follows from the minutes that it gets.
+        config: its settings; `epochs` and `epoch_images` follow from the minutes that it gets.
         seeds: how many times it is trained.
         share: of the usual minutes that it gets.
         images: training pictures; 0 for all.
@@ -145,6 +163,19 @@ def study(detector: str = "runs/detector.pt") -> list[Run]:
             )
         )
     )
+
+
+def search() -> list[Run]:
+    """Short trainings that say which settings a system is trained with in the study."""
+    runs = []
+    for name, tried in SEARCHED.items():
+        for changes in tried:
+            model, usual = SYSTEMS[name]
+            said = [f"{key.split('__')[-1]} {value:g}" for key, value in changes.items()] or ["unchanged"]
+            label = ", ".join([name, *said])
+            config = recipe(model, **usual | changes)
+            runs.append(Run(f"search-{label}".replace(", ", "-").replace(" ", "-"), "search", label, config))
+    return runs
 
 
 def training_free(config: Config) -> list[Run]:

@@ -62,6 +62,7 @@ def page(study: Study, negative: str = "") -> str:
         learning_curve(study),
         confidence(study),
         shipped(study),
+        searched(study),
         not_run(study),
         f"## What did not work\n\n{negative.strip()}" if negative.strip() else "",
         refcocog(study),
@@ -214,6 +215,16 @@ def shipped(study: Study) -> str:
     rows = study.rows("long") + study.rows("shipped")
     columns = insert(scores(study), "seeds", SIZE | {"minutes": minutes})
     return section("Shipped checkpoints", text.SHIPPED, rows, columns)
+
+
+def searched(study: Study) -> str:
+    """The settings that were tried before."""
+    runs = study.runs[study.runs["group"] == "search"]
+    runs = runs.assign(system=runs["label"].str.split(",").str[0])
+    rows = runs.sort_values(["system", "val_miou"], ascending=[True, False]).to_dict("records")
+    columns: dict[str, Column] = {"system and change": field("label")}
+    columns |= {"val mIoU": field("val_miou", "{:.3f}"), "novel mIoU": field("search_novel_miou", "{:.3f}")}
+    return section("Settings that were tried", text.SEARCH, rows, columns | {"minutes": minutes})
 
 
 def not_run(study: Study) -> str:

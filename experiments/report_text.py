@@ -89,6 +89,11 @@ What `Grounder.load(NAME)` gives without any training, on test. Their matrices a
 each with the run that it is of, `scenes/dense-grounder` with the longer training in the first line,
 `scenes/clip-hrnet` with the fine-tuned one and the others with the frozen ones above."""
 
+SEARCH = """\
+Short trainings on fewer pictures of another seed, from which every system's settings were chosen
+([experiments/plan.py](experiments/plan.py)): by the mIoU on their own val, and what concerns unseen pairs on
+their own novel. None of these pictures is in a table above."""
+
 NOT_RUN = """\
 The plan ([experiments/plan.py](experiments/plan.py)) also has these; the same command goes on with them:"""
 

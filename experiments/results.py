@@ -42,7 +42,7 @@ OF_A_RUN = (
     "train_seconds",
     "pairs_per_second",
 )
-OF_A_RUN += ("val_miou", "parameters", "head_parameters", "trained_parameters")
+OF_A_RUN += ("val_miou", "search_novel_miou", "parameters", "head_parameters", "trained_parameters")
 NOT_MEANS = ("name", "seed", "split", "model", "dataset")
 
 

@@ -4,12 +4,15 @@ The runs are those of `experiments.plan`. Each is trained into a directory of it
 novel; its results are a pickle. Give the same command again and it goes on where it stopped. With several
 GPUs, or `--slots` above 1, runs go side by side, and their minutes are those of runs that share a GPU so.
 Beside them a detector learns RefScenes, for `detector-clip`; and what the package ships is made and scored.
+
+With `--search` it tries the settings that the plan was made with, on fewer pictures of another seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import multiprocessing as mp
 import os
 import pickle
@@ -17,6 +20,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.synchronize import Lock
@@ -26,7 +30,7 @@ import pandas as pd
 import torch
 
 from experiments import detector
-from experiments.plan import SIZE, Run, shuffled, study
+from experiments.plan import SIZE, Run, search, shuffled, study
 from experiments.ship import ship_run
 from vg_utils.checkpoints import save_pickle
 from vg_utils.config import Config
@@ -44,8 +48,10 @@ from vg_utils.predictor import Grounder, default_device
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 RENDERED = {"train": 50_000, "val": 2_000, "test": 4_000, "novel": 4_000}  # pictures of the full RefScenes
+SEARCHED = {"train": 16_000, "val": 500, "test": 50, "novel": 500}  # and those of the search
 COMMAND = "python -m experiments.run --out runs/study"
-PROBE_BATCHES = 12  # from whose second pass the speed is taken
+SEARCH_COMMAND = "python -m experiments.run --search --out runs/search"
+PROBE_BATCHES = 20  # from whose second pass the speed is taken
 VALIDATED = 500  # pictures of val by which the best epoch is chosen: proposals take their time
 SIMILARITY_IMAGES = 300  # of each split, whose crops CLIP compares
 LOOKED_AT = 1_000  # pictures of each split that `detector-clip` is asked, which looks at proposals one by one
@@ -72,8 +78,14 @@ class Pictures:
     def __init__(self, root: Path, size: int, workers: int, shuffle: bool) -> None:
         self.root, self.device = root, "cpu"
         self.held: dict[tuple[str, bool], ResidentPictures] = {}
+        with ProcessPoolExecutor(mp_context=mp.get_context("fork")) as others:  # `train` is most of the work
+            read = {
+                split: others.submit(load_examples, root, split) for split in RENDERED if split != "train"
+            }
+            examples = {"train": load_examples(root, "train")}
+            examples |= {split: reading.result() for split, reading in read.items()}
         for split in RENDERED:
-            plain = ResidentPictures(load_examples(root, split, strict=True), size, "cpu", workers)
+            plain = ResidentPictures(examples[split], size, "cpu", workers)
             self.held[split, False] = plain
             if shuffle:
                 self.held[split, True] = plain.with_examples(shuffled(plain.examples))
@@ -124,15 +136,20 @@ def train_and_score(job: Job, pictures: Pictures, out: Path, seconds: float) -> 
     splits["val"] = splits["val"].first(VALIDATED)
     if run.images:
         splits["train"] = splits["train"].first(run.images)
-    epochs = epochs_for(config, splits, seconds * run.share, out / "probes" / run.name)
-    config = replace(config, train=replace(config.train, epochs=epochs))
+    length = length_for(config, splits, seconds * run.share, out / "probes")
+    config = replace(config, train=replace(config.train, **length))
     started = time.perf_counter()
     history = fit(config, out / "runs" / job.name, resume=True, progress=False, splits=splits)
     whole = time.perf_counter() - started
     grounder = Grounder.load(out / "runs" / job.name, pictures.device)
-    found = outcome(run, job.seed, COMMAND) | costs(grounder.model, history, whole)
+    command = SEARCH_COMMAND if run.group == "search" else COMMAND
+    found = outcome(run, job.seed, command) | costs(grounder.model, history, whole)
     found |= {"images": len(splits["train"].examples)}
-    return score(found, grounder, run, pictures)
+    found = score(found, grounder, run, pictures)
+    if run.group == "search":  # on pictures of its own, which are in no table of the study
+        found["search_novel_miou"] = found["results"]["novel"]["miou"]
+        found |= {"results": {}, "by": {}, "rows": {}}
+    return found
 
 
 def score(found: dict, grounder: Grounder, run: Run, pictures: Pictures) -> dict:
@@ -210,28 +227,27 @@ def add_split(found: dict, split: str, rows: pd.DataFrame, results: dict) -> Non
     found["rows"][split] = rows[list(small)].astype(small)
 
 
-def epochs_for(config: Config, splits: dict[str, ResidentPictures], seconds: float, probe: Path) -> int:
-    """How many epochs fill the time, by the speed of a short training under the same conditions.
+def length_for(config: Config, splits: dict[str, ResidentPictures], seconds: float, probes: Path) -> dict:
+    """`epochs` and `epoch_images` that fill the time, by the speed of a short training.
 
-    It is written down in `probe`: all seeds of a run train for as many.
+    The speed is written down in the folder `probes`: all runs of the same settings are as long, whatever
+    their seed and pictures.
     """
     from vg_utils.engine import fit
 
-    noted = probe.with_suffix(".txt")
-    if noted.is_file():
-        return int(noted.read_text())
-    probe = probe.with_name(f"{probe.name}-{os.getpid()}")  # another seed may be at it as well
-    batch, train = config.train.batch_images, splits["train"]
-    few = train.first(min(PROBE_BATCHES * batch, len(train.examples)))
-    shutil.rmtree(probe, ignore_errors=True)
-    short = replace(config, train=replace(config.train, epochs=2, epoch_images=0, similarity_images=0))
-    history = fit(short, probe, progress=False, splits={"train": few, "val": splits["val"].first(4)})
-    shutil.rmtree(probe)
-    steps = -(-len(few.examples) // batch)
-    pictures = config.train.epoch_images or len(train.examples)
-    epochs = max(1, round(seconds / (history[-1]["seconds"] / steps * pictures / batch)))
-    write_atomically(noted, str(epochs).encode())
-    return epochs
+    wanted = config.train.epoch_images
+    usual = replace(config, train=replace(config.train, seed=0, epoch_images=0, epochs=2))
+    noted = probes / f"{config.model.name}-{hashlib.sha256(repr(usual).encode()).hexdigest()[:12]}.txt"
+    if not noted.is_file():
+        probe = noted.with_name(f"{noted.stem}-{os.getpid()}")  # another process may be at it as well
+        few = splits["train"].first(PROBE_BATCHES * config.train.batch_images)
+        history = fit(usual, probe, progress=False, splits={"train": few, "val": splits["val"].first(4)})
+        shutil.rmtree(probe)
+        if not noted.is_file():
+            write_atomically(noted, str(len(few.examples) / history[-1]["seconds"]).encode())
+    pictures = float(noted.read_text()) * seconds
+    epochs = max(1, round(pictures / wanted))
+    return {"epochs": epochs, "epoch_images": max(config.train.batch_images, round(pictures / epochs))}
 
 
 def work(
@@ -251,7 +267,8 @@ def work(
             line = "  ".join(
                 f"{s}: {r['miou']:.3f} / {r['acc@0.5']:.3f}" for s, r in found["results"].items()
             )
-            print(f"{job.name}: {found.get('train_seconds', 0):.0f} s, {line}", flush=True)
+            searched = {k: round(found[k], 4) for k in ("val_miou", "search_novel_miou") if k in found}
+            print(f"{job.name}: {found.get('train_seconds', 0):.0f} s, {line} {searched}", flush=True)
         except Exception:  # one run's failure is not the others'
             print(f"{job.name}: FAILED\n{traceback.format_exc()}", flush=True)
 
@@ -285,10 +302,10 @@ def visible_gpus() -> list[str]:
     return chosen.split(",") if chosen else [str(i) for i in range(torch.cuda.device_count())]
 
 
-def draw(root: Path) -> None:
+def draw(root: Path, images: dict[str, int], seed: int) -> None:
     """Draw RefScenes, in a process of its own: this one has to fork, so it may not touch a GPU."""
-    others = {split: count for split, count in RENDERED.items() if split != "train"}
-    arguments = {"root": root, "images": RENDERED["train"], "size": SIZE, "seed": 0, "counts": others}
+    others = {split: count for split, count in images.items() if split != "train"}
+    arguments = {"root": root, "images": images["train"], "size": SIZE, "seed": seed, "counts": others}
     process = mp.get_context("spawn").Process(target=write_scenes, kwargs=arguments)
     process.start()
     process.join()
@@ -299,17 +316,21 @@ def draw(root: Path) -> None:
 def main() -> None:
     """Draw RefScenes, train and score everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data", type=Path, default=Path("data/refscenes"), help="drawn where it is not there"
-    )
+    parser.add_argument("--data", type=Path, help="drawn where it is not there; default: data/refscenes")
+    parser.add_argument("--search", action="store_true", help="try settings, on data/refscenes-search")
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     parser.add_argument("--minutes", type=float, default=4.0, help="training time of a main run")
     parser.add_argument("--slots", type=int, default=1, help="runs side by side on a GPU")
     parser.add_argument("--only", nargs="*", help="names of runs; default: all")
     options = parser.parse_args()
-    draw(options.data)
-    runs = [run for run in study(str(options.out / DETECTOR)) if not options.only or run.name in options.only]
-    run_all(runs, options)
+    options.data = options.data or Path("data/refscenes-search" if options.search else "data/refscenes")
+    if options.search:
+        draw(options.data, SEARCHED, seed=1)
+        runs = search()
+    else:
+        draw(options.data, RENDERED, seed=0)
+        runs = study(str(options.out / DETECTOR))
+    run_all([run for run in runs if not options.only or run.name in options.only], options)
 
 
 if __name__ == "__main__":

@@ -240,6 +240,21 @@ def test_a_frozen_run_stands_beside_the_system_of_its_label(tmp_path):
         assert f"| {line_of(study, label)['miou']:.3f} |" in line
 
 
+def test_settings_of_a_search_are_listed_and_in_no_other_table(tmp_path):
+    tried = {"results": {}, "by": {}, "rows": {}, "history": []}
+    jobs = [
+        job("search-a", "search", label="a, lr 1", val_miou=0.3, search_novel_miou=0.21, **tried),
+        job("search-b", "search", label="a, lr 2", val_miou=0.4, search_novel_miou=0.22, **tried),
+    ]
+    study = results.load(gathered(tmp_path, *two_seeds(), *jobs))
+    page = report.page(study)
+    section = page[page.index("## Settings that were tried") :]
+    assert section.index("| a, lr 2 | 0.400 | 0.220 | 1.0 |") < section.index(
+        "| a, lr 1 | 0.300 | 0.210 | 1.0 |"
+    )
+    assert page.count("a, lr 2") == 1
+
+
 def test_of_a_long_training_some_epochs_are_kept():
     kept = results.curve([{"epoch": i, "val_miou": i / 1000} for i in range(700)])
     assert len(kept["epoch"]) == results.MOST_EPOCHS

@@ -22,6 +22,13 @@ SYSTEMS = {  # name of a run: model, and what it has other than the preset
     "transvg": ("transvg", {}),
     "dense-grounder": ("dense-grounder", {}),
 }
+SETTINGS = {  # of a model, where those of the recipe are not the best that `search` found
+    "dense-grounder": {"train__batch_images": 128},
+    "transvg": {"train__batch_images": 128, "train__lr": 3e-4},
+    "clip-rpn-attention": {"train__lr": 2e-3},
+    "clip-rpn-concat": {"train__lr": 2e-3},  # as its sibling's; not searched
+}
+RECOLOR = {"data__recolor": 0.25}  # of all models, because of what `search` found for one
 SHIPPED = {  # name of a checkpoint of the package: the run that it is of. Five tuned ones would be too large
     "dense-grounder": "long-dense-grounder",
     "clip-hrnet": "clip-hrnet",
@@ -40,9 +47,10 @@ ABLATIONS = {  # label: the one change
     "pooled text only": {"model__dense_grounder__words": False},
     "no coordinates": {"model__dense_grounder__coordinates": False},
     "one conditioned block": {"model__dense_grounder__blocks": 1},
+    "no pictures in other colours": {"data__recolor": 0.0},
     "frozen backbones": FROZEN,
 }
-SEARCHED = {  # settings other than the recipe's that a system is tried with; the best on val is its own
+SEARCHED = {  # changes that a system is tried with in a search
     "dense-grounder": (
         {},
         {"train__lr": 2e-3},
@@ -62,7 +70,7 @@ SEARCHED = {  # settings other than the recipe's that a system is tried with; th
 }
 LOSSES = ("huber", "l1", "giou", "diou", "ciou")
 LONG = 2.4  # times the minutes of a system, for the flagship that is shipped
-SHARE = 0.4  # of a system's minutes, for what is compared with other runs of that share
+SHARE = 0.35  # of a system's minutes, for what is compared with other runs of that share
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,12 @@ class Run:
 
 
 def recipe(model: str, **changes: Any) -> Config:
-    """How every system is trained here: fine-tuned in full from the small backbones."""
+    """How a system is trained here: fine-tuned in full from the small backbones."""
+    return basic(model, **RECOLOR | SETTINGS.get(model, {}) | changes)
+
+
+def basic(model: str, **changes: Any) -> Config:
+    """The same before anything was searched."""
     usual = {
         "data__resident": True,
         "model__image_size": SIZE,
@@ -166,14 +179,14 @@ def study(detector: str = "runs/detector.pt") -> list[Run]:
 
 
 def search() -> list[Run]:
-    """Short trainings that say which settings a system is trained with in the study."""
+    """Short trainings that say which settings a system is trained with in the study: see `SETTINGS`."""
     runs = []
     for name, tried in SEARCHED.items():
         for changes in tried:
             model, usual = SYSTEMS[name]
             said = [f"{key.split('__')[-1]} {value:g}" for key, value in changes.items()] or ["unchanged"]
             label = ", ".join([name, *said])
-            config = recipe(model, **usual | changes)
+            config = basic(model, **usual | changes)
             runs.append(Run(f"search-{label}".replace(", ", "-").replace(" ", "-"), "search", label, config))
     return runs
 

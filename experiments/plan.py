@@ -28,6 +28,14 @@ SETTINGS = {  # of a model, where those of the recipe are not the best that `sea
     "clip-rpn-attention": {"train__lr": 2e-3},
     "clip-rpn-concat": {"train__lr": 2e-3},  # as its sibling's; not searched
 }
+PICTURES_PER_SECOND = {  # that a model trains on where two runs share an H200: makes minutes of pictures
+    "dense-grounder": 780,
+    "transvg": 740,
+    "clip-hrnet": 1_950,
+    "clip-rpn-concat": 3_200,
+    "clip-rpn-attention": 2_800,
+    "text-only": 4_700,
+}
 RECOLOR = {"data__recolor": 0.25}  # of all models, because of what `search` found for one
 SHIPPED = {  # name of a checkpoint of the package: the run that it is of. Five tuned ones would be too large
     "dense-grounder": "long-dense-grounder",
@@ -81,9 +89,9 @@ class Run:
         name: of its directory.
         group: table it belongs to.
         label: what it is called there.
-        config: its settings; `epochs` and `epoch_images` follow from the minutes that it gets.
+        config: its settings; `epochs` and `epoch_images` follow from the minutes that a system gets.
         seeds: how many times it is trained.
-        share: of the usual minutes that it gets.
+        share: of the pictures that a system sees.
         images: training pictures; 0 for all.
         shuffle: every phrase in the place of another one, in training and in test.
         similarity: whether CLIP compares its crops.
@@ -152,10 +160,10 @@ def study(detector: str = "runs/detector.pt") -> list[Run]:
     for name, (model, changes) in SYSTEMS.items():
         config = recipe(model, **changes | FROZEN)
         runs.append(Run(f"frozen-{name}", "frozen", name, config, similarity=True, **short))
-    for images in CURVE:
-        for name in ("dense-grounder", "transvg", "clip-hrnet"):
+    for images in CURVE:  # as long as the systems, which are the ends of the curves
+        for name in ("dense-grounder", "clip-hrnet"):
             config = recipe(SYSTEMS[name][0])
-            runs.append(Run(f"curve-{name}-{images}", "curve", name, config, images=images, **short))
+            runs.append(Run(f"curve-{name}-{images}", "curve", name, config, images=images))
     for loss in LOSSES:
         config = recipe("dense-grounder", model__dense_grounder__box_loss=loss)
         runs.append(Run(f"loss-{loss}", "loss", loss, config, **short))

@@ -17,7 +17,8 @@ PUBLISHED = (  # (system, what it is, Acc@0.5 in percent on umd val, on umd test
 
 SPLITS = {
     "test": "test",
-    "novel": "novel, whose referred objects are of pairs of colour and shape that no other split shows",
+    "novel": "novel, whose referred objects are of pairs of colour and shape that no other split shows, and "
+    "no phrase of another names",
 }
 
 MADE = """\

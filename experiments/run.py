@@ -2,7 +2,8 @@
 
 The runs are those of `experiments.plan`. Each is trained into a directory of its own and scored on test and
 novel; its results are a pickle. Give the same command again and it goes on where it stopped. With several
-GPUs, or `--slots` above 1, runs go side by side, and their minutes are those of runs that share a GPU so.
+GPUs, or `--slots` above 1, runs go side by side. How many pictures a run sees follows from `--minutes` by the
+speeds in the plan, so that it is the same for all seeds and changes of a system, wherever it is trained.
 Beside them a detector learns RefScenes, for `detector-clip`; and what the package ships is made and scored.
 
 With `--search` it tries the settings that the plan was made with, on fewer pictures of another seed.
@@ -12,11 +13,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import hashlib
 import multiprocessing as mp
 import os
 import pickle
-import shutil
 import time
 import traceback
 from collections.abc import Sequence
@@ -30,15 +29,13 @@ import pandas as pd
 import torch
 
 from experiments import detector
-from experiments.plan import SIZE, Run, search, shuffled, study
+from experiments.plan import PICTURES_PER_SECOND, SIZE, Run, search, shuffled, study
 from experiments.ship import ship_run
 from vg_utils.checkpoints import save_pickle
-from vg_utils.config import Config
 from vg_utils.data import GroundingExample, load_examples
 from vg_utils.data.resident import ResidentPictures
 from vg_utils.data.scenes import write_scenes
 from vg_utils.data.transforms import EvalTransform
-from vg_utils.files import write_atomically
 from vg_utils.metrics import breakdown
 from vg_utils.models.base import GroundingModel
 from vg_utils.pipeline import evaluate_constant
@@ -51,7 +48,6 @@ RENDERED = {"train": 50_000, "val": 2_000, "test": 4_000, "novel": 4_000}  # pic
 SEARCHED = {"train": 16_000, "val": 500, "test": 50, "novel": 500}  # and those of the search
 COMMAND = "python -m experiments.run --out runs/study"
 SEARCH_COMMAND = "python -m experiments.run --search --out runs/search"
-PROBE_BATCHES = 20  # from whose second pass the speed is taken
 VALIDATED = 500  # pictures of val by which the best epoch is chosen: proposals take their time
 SIMILARITY_IMAGES = 300  # of each split, whose crops CLIP compares
 LOOKED_AT = 1_000  # pictures of each split that `detector-clip` is asked, which looks at proposals one by one
@@ -122,11 +118,11 @@ def do(job: Job, pictures: Pictures, options: argparse.Namespace, learning: Lock
                     where = ["--data", str(options.data), "--out", str(options.out / DETECTOR)]
                     detector.main([*where, "--workers", "6"])
         return score_untrained(run, examples, COMMAND)
-    return train_and_score(job, pictures, options.out, 60 * options.minutes)
+    return train_and_score(job, pictures, options.out, options.minutes)
 
 
-def train_and_score(job: Job, pictures: Pictures, out: Path, seconds: float) -> dict:
-    """Train for about so many seconds, and score the best weights."""
+def train_and_score(job: Job, pictures: Pictures, out: Path, minutes: float) -> dict:
+    """Train for about so many minutes, and score the best weights."""
     from vg_utils.engine import fit
 
     run = job.run
@@ -136,7 +132,7 @@ def train_and_score(job: Job, pictures: Pictures, out: Path, seconds: float) -> 
     splits["val"] = splits["val"].first(VALIDATED)
     if run.images:
         splits["train"] = splits["train"].first(run.images)
-    length = length_for(config, splits, seconds * run.share, out / "probes")
+    length = length_for(run, minutes, len(splits["train"].examples))
     config = replace(config, train=replace(config.train, **length))
     started = time.perf_counter()
     history = fit(config, out / "runs" / job.name, resume=True, progress=False, splits=splits)
@@ -227,27 +223,11 @@ def add_split(found: dict, split: str, rows: pd.DataFrame, results: dict) -> Non
     found["rows"][split] = rows[list(small)].astype(small)
 
 
-def length_for(config: Config, splits: dict[str, ResidentPictures], seconds: float, probes: Path) -> dict:
-    """`epochs` and `epoch_images` that fill the time, by the speed of a short training.
-
-    The speed is written down in the folder `probes`: all runs of the same settings are as long, whatever
-    their seed and pictures.
-    """
-    from vg_utils.engine import fit
-
-    wanted = config.train.epoch_images
-    usual = replace(config, train=replace(config.train, seed=0, epoch_images=0, epochs=2))
-    noted = probes / f"{config.model.name}-{hashlib.sha256(repr(usual).encode()).hexdigest()[:12]}.txt"
-    if not noted.is_file():
-        probe = noted.with_name(f"{noted.stem}-{os.getpid()}")  # another process may be at it as well
-        few = splits["train"].first(PROBE_BATCHES * config.train.batch_images)
-        history = fit(usual, probe, progress=False, splits={"train": few, "val": splits["val"].first(4)})
-        shutil.rmtree(probe)
-        if not noted.is_file():
-            write_atomically(noted, str(len(few.examples) / history[-1]["seconds"]).encode())
-    pictures = float(noted.read_text()) * seconds
-    epochs = max(1, round(pictures / wanted))
-    return {"epochs": epochs, "epoch_images": max(config.train.batch_images, round(pictures / epochs))}
+def length_for(run: Run, minutes: float, pictures: int) -> dict[str, int]:
+    """`epochs` and `epoch_images` of a run that has so many pictures, where a system has those minutes."""
+    wanted = PICTURES_PER_SECOND[run.config.model.name] * 60 * minutes * run.share
+    epochs = max(1, round(wanted / (run.config.train.epoch_images or pictures)))
+    return {"epochs": epochs, "epoch_images": max(run.config.train.batch_images, round(wanted / epochs))}
 
 
 def work(
@@ -319,7 +299,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="drawn where it is not there; default: data/refscenes")
     parser.add_argument("--search", action="store_true", help="try settings, on data/refscenes-search")
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
-    parser.add_argument("--minutes", type=float, default=4.0, help="training time of a main run")
+    parser.add_argument("--minutes", type=float, default=4.0, help="of training, of a system on an H200")
     parser.add_argument("--slots", type=int, default=1, help="runs side by side on a GPU")
     parser.add_argument("--only", nargs="*", help="names of runs; default: all")
     options = parser.parse_args()

@@ -18,6 +18,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vg_utils.config import Config, DataConfig
 from vg_utils.files import write_atomically
 from vg_utils.models.base import GroundingModel
 from vg_utils.models.shipped import WEIGHTS_DIR, pack_tensors, unpack_tensors
@@ -126,7 +128,10 @@ def ship(run_dir: Path, directory: Path, tokens: Iterable[int]) -> None:
         metadata = file.metadata()
     packed = pack_tensors(tensors, tokens)
     save_file(packed, directory / "checkpoint" / "model.safetensors", metadata=metadata)
-    shutil.copyfile(run_dir / "config.json", directory / "config.json")
+    config = Config.load(run_dir / "config.json")
+    home = DataConfig()  # where the pictures lay was a matter of the machine that trained
+    config = replace(config, data=replace(config.data, root=home.root, features=home.features))
+    config.save(directory / "config.json")
 
 
 def load_weights(path: Path, model: GroundingModel) -> None:

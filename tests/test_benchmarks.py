@@ -5,10 +5,11 @@ import math
 
 import pytest
 
-from benchmarks import BENCHMARKS, _timing, caching, decoding, grounding, grouping
+from benchmarks import BENCHMARKS, _timing, caching, decoding, grounding, grouping, proposals
 from vg_utils.cli import main as command_line
 
 MODULES = {"decoding": decoding, "grouping": grouping, "caching": caching, "grounding": grounding}
+MODULES |= {"proposals": proposals}
 
 
 def run(name, *arguments):
@@ -49,6 +50,10 @@ def test_caching_learns_the_same_each_way():
     report = run("caching")
     loss = report.checks["training loss at the end"]
     assert report.checks["largest difference of an epoch's training loss"] < 0.02 * loss
+
+
+def test_the_same_proposals_are_picked_each_way():
+    assert run("proposals").checks["pixels between the boxes"] < 1e-3
 
 
 def test_grounding_answers_the_same_each_way(tmp_path):

@@ -278,6 +278,8 @@ def _parser() -> argparse.ArgumentParser:
 
     verb("demo", _later, "A page to try a model on", settings=True)
     command = verb("benchmark", _benchmark, "Measure speed, as ratios against a stated baseline")
-    command.add_argument("name", nargs="?", help="decoding, grouping, caching or grounding (default: all)")
+    command.add_argument(
+        "name", nargs="?", help="decoding, grouping, caching, grounding or proposals (default: all)"
+    )
     command.set_defaults(takes_settings=True)  # what the benchmark itself understands
     return parser

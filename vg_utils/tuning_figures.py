@@ -80,13 +80,12 @@ def draw_history(study: optuna.Study, path: PathLike = None, title: str = "") ->
     failed = [trial.number for trial in _with_state(study, TrialState.FAIL)]
     if failed:
         foot = ax.get_ylim()[0]
-        ax.scatter(
-            failed, [foot] * len(failed), marker="x", color=FAILED_COLOR, label=f"failed ({len(failed)})"
-        )
+        label = f"failed or lost ({len(failed)})"
+        ax.scatter(failed, [foot] * len(failed), marker="x", color=FAILED_COLOR, label=label)
     ax.set(xlabel="trial", ylabel=VALUE)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(linewidth=0.8)
-    figure.legend(loc="outside lower center", ncols=5)
+    figure.legend(loc="outside lower center", ncols=3)
     return _finish(figure, f"{title}: search history", path)
 
 
@@ -156,7 +155,8 @@ def draw_slices(study: optuna.Study, path: PathLike = None, title: str = "") -> 
         ax.grid(linewidth=0.8)
     for ax in axes[:, 0]:
         ax.set_ylabel(VALUE)
-    figure.colorbar(points, ax=axes, label="trial", fraction=0.03, aspect=30)
+    whole = MaxNLocator(integer=True)  # there is no half a trial
+    figure.colorbar(points, ax=axes, label="trial", fraction=0.03, aspect=30, ticks=whole)
     return _finish(figure, f"{title}: the most important settings, one by one", path)
 
 

@@ -60,7 +60,7 @@ class Search:
 
 
 def clip_hrnet(search: Search) -> None:
-    """The first seed system: how wide its branches and its head are, and what the box is trained for."""
+    """`clip-hrnet`: how wide its branches and its head are, and what the box is trained for."""
     part = "model.clip_hrnet"
     _optimisation(search)
     search.one_of(f"{part}.clip_channels", (32, 64, 128))
@@ -73,7 +73,7 @@ def clip_hrnet(search: Search) -> None:
 
 
 def clip_rpn_concat(search: Search) -> None:
-    """The second seed's plain system: the fused map, and which anchors are trained on."""
+    """`clip-rpn-concat`: the fused map, and which anchors are trained on."""
     part = "model.clip_rpn"
     _optimisation(search)
     search.one_of(f"{part}.channels", (128, 256, 512))
@@ -147,7 +147,7 @@ def _optimisation(search: Search) -> None:
     """What all models have: rate of the head, its warm-up, weight decay."""
     search.real("train.lr", 1e-4, 1e-2, log=True)
     search.real("train.warmup", 0.0, 0.3)
-    if search.base.train.optimizer == "adamw":  # in plain Adam it is another thing; the second seed has none
+    if search.base.train.optimizer == "adamw":  # in plain Adam it is another thing
         search.real("train.weight_decay", 1e-4, 0.2, log=True)
 
 

@@ -278,7 +278,8 @@ def breakdown_bars(table: pd.DataFrame, by: str, path: PathLike = None, title: s
     ax, places = figure.subplots(), np.arange(len(table))
     errors = np.array([table["miou"] - table["miou_low"], table["miou_high"] - table["miou"]]).clip(min=0)
     _bars(ax, places, table["miou"], errors, 0.62, BAR_COLORS[1], "mIoU, 95% interval over images")
-    ax.plot(table["acc@0.5"], places, "o", color=VAL_COLOR, markersize=5.5, label="Acc@0.5")
+    dots = {"color": VAL_COLOR, "markersize": 5.5, "clip_on": False}  # whole ones at 0 and 1, too
+    ax.plot(table["acc@0.5"], places, "o", label="Acc@0.5", **dots)
     groups = zip(table.index, table["n"], strict=True)
     ax.set_yticks(places, [f"{printable(group)}   (n = {n:,})" for group, n in groups])
     ax.set(xlim=(0, 1), xlabel="share in [0, 1]")

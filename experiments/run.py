@@ -1,10 +1,11 @@
 """Train and score every system on RefScenes: `python -m experiments.run --out runs/study`.
 
 The runs are those of `experiments.plan`. Each is trained into a directory of its own and scored on test and
-novel; its results are a pickle. Give the same command again and it goes on where it stopped. With several
-GPUs, or `--slots` above 1, runs go side by side. How many pictures a run sees follows from `--minutes` by the
-speeds in the plan, so that it is the same for all seeds and changes of a system, wherever it is trained.
-Beside them a detector learns RefScenes, for `detector-clip`; and what the package ships is made and scored.
+novel; its results are a pickle. Give the same command again and it goes on where it stopped. How many pictures
+a run sees follows from `--minutes` by the speeds in the plan, so that it is the same for all seeds and changes
+of a system, wherever it is trained. With several GPUs, or `--slots` above 1, runs go side by side, and with
+`--processors` what trains nothing goes beside them without a GPU. A detector learns RefScenes, too, for
+`detector-clip`; and what the package ships is made and scored.
 
 With `--search` it tries the settings that the plan was made with, on fewer pictures of another seed.
 """
@@ -13,9 +14,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import multiprocessing as mp
 import os
 import pickle
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -28,7 +32,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from experiments import detector
 from experiments.plan import PICTURES_PER_SECOND, SIZE, Run, search, shuffled, study
 from experiments.ship import ship_run
 from vg_utils.checkpoints import save_pickle
@@ -107,7 +110,7 @@ def do(job: Job, pictures: Pictures, options: argparse.Namespace, learning: Lock
     run = job.run
     if run.of:
         return ship_and_score(run, pictures, options)
-    if run.group == "training-free" or run.config.model.name == "constant-box":
+    if not trains(run):
         examples = {split: pictures.held[split, False].examples for split in SPLITS}
         if run.group == "training-free":
             examples = {split: some[:LOOKED_AT] for split, some in examples.items()}
@@ -115,10 +118,22 @@ def do(job: Job, pictures: Pictures, options: argparse.Namespace, learning: Lock
         if run.config.model.detector_clip.weights == str(options.out / DETECTOR):
             with learning:  # whoever needs it first trains it
                 if not (options.out / DETECTOR).is_file():
-                    where = ["--data", str(options.data), "--out", str(options.out / DETECTOR)]
-                    detector.main([*where, "--workers", "6"])
+                    learn_detector(options)
         return score_untrained(run, examples, COMMAND)
     return train_and_score(job, pictures, options.out, options.minutes)
+
+
+def trains(run: Run) -> bool:
+    """Whether a run wants a GPU."""
+    return run.group != "training-free" and run.config.model.name != "constant-box"
+
+
+def learn_detector(options: argparse.Namespace) -> None:
+    """Train the detector in a process of its own, on a GPU if there is one, which this one may not see."""
+    command = [sys.executable, "-m", "experiments.detector", "--workers", "6"]
+    command += ["--data", str(options.data), "--out", str(options.out / DETECTOR)]
+    shown = {"CUDA_VISIBLE_DEVICES": options.gpus[-1]} if options.gpus else {}
+    subprocess.run(command, check=True, env=os.environ | shown)
 
 
 def train_and_score(job: Job, pictures: Pictures, out: Path, minutes: float) -> dict:
@@ -233,10 +248,10 @@ def length_for(run: Run, minutes: float, pictures: int) -> dict[str, int]:
 def work(
     gpu: str | None, jobs: mp.Queue, pictures: Pictures, options: argparse.Namespace, learning: Lock
 ) -> None:
-    """Take jobs until there are none, on the GPU of that number."""
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    torch.set_num_threads(1)
+    """Take jobs until there are none, on the GPU of that number, or on none."""
+    gc.enable()
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu or ""
+    torch.set_num_threads(1 if gpu else max(1, (os.cpu_count() or 1) // (2 * (options.processors or 1))))
     pictures = pictures.on("cpu" if gpu is None else "cuda")
     while (job := jobs.get()) is not None:
         path = options.out / "results" / f"{job.name}.pkl"
@@ -256,20 +271,25 @@ def work(
 def run_all(runs: Sequence[Run], options: argparse.Namespace) -> None:
     """All runs with their seeds, those that are done already left out."""
     (options.out / "results").mkdir(parents=True, exist_ok=True)
-    seeds = range(max(run.seeds for run in runs))  # every run once before any a second time
-    jobs = [Job(run, seed) for seed in seeds for run in runs if seed < run.seeds]
+    jobs = [Job(run, seed) for run in runs for seed in range(run.seeds)]
     waiting = [job for job in jobs if not (options.out / "results" / f"{job.name}.pkl").exists()]
-    gpus = visible_gpus() or [None]
-    slots = (gpus * options.slots)[: len(waiting)]
+    apart = [job for job in waiting if options.processors and not trains(job.run)]
+    options.gpus = visible_gpus()
     # Forked before any of them has touched a GPU: what is read and decoded here is theirs without a copy.
     context = mp.get_context("fork")
-    queue = context.Queue()
-    for job in [*waiting, *[None] * len(slots)]:
-        queue.put(job)
-    workers = 0 if gpus == [None] else max(1, (os.cpu_count() or 1) - 1)
+    workers = max(1, (os.cpu_count() or 1) - 1) if options.gpus else 0
+    gc.disable()  # it would look through a million records again and again while more are read
     pictures = Pictures(options.data, SIZE, workers, any(run.shuffle for run in runs))
-    shared = (queue, pictures, options, context.Lock())
-    processes = [context.Process(target=work, args=(gpu, *shared)) for gpu in slots]
+    lock, processes = context.Lock(), []
+    for some, slots in (
+        ([job for job in waiting if job not in apart], (options.gpus or [None]) * options.slots),
+        (apart, [None] * options.processors),
+    ):
+        slots, queue = slots[: len(some)], context.Queue()
+        for job in [*some, *[None] * len(slots)]:
+            queue.put(job)
+        arguments = (queue, pictures, options, lock)
+        processes += [context.Process(target=work, args=(gpu, *arguments)) for gpu in slots]
     for process in processes:
         process.start()
     for process in processes:
@@ -301,6 +321,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     parser.add_argument("--minutes", type=float, default=4.0, help="of training, of a system on an H200")
     parser.add_argument("--slots", type=int, default=1, help="runs side by side on a GPU")
+    parser.add_argument(
+        "--processors", type=int, default=0, help="processes beside them for what trains nothing"
+    )
     parser.add_argument("--only", nargs="*", help="names of runs; default: all")
     options = parser.parse_args()
     options.data = options.data or Path("data/refscenes-search" if options.search else "data/refscenes")

@@ -1,11 +1,11 @@
 """Train and score every system on RefScenes: `python -m experiments.run --out runs/study`.
 
 The runs are those of `experiments.plan`. Each is trained into a directory of its own and scored on test and
-novel; its results are a pickle. Give the same command again and it goes on where it stopped. How many pictures
-a run sees follows from `--minutes` by the speeds in the plan, so that it is the same for all seeds and changes
-of a system, wherever it is trained. With several GPUs, or `--slots` above 1, runs go side by side, and with
-`--processors` what trains nothing goes beside them without a GPU. A detector learns RefScenes, too, for
-`detector-clip`; and what the package ships is made and scored.
+novel; its results are a pickle. Give the same command again and it goes on where it stopped. How many
+pictures a run sees follows from `--minutes` by the speeds in the plan, so that it is the same for all seeds
+and changes of a system, wherever it is trained. With several GPUs, or `--slots` above 1, runs go side by
+side, and with `--processors` what trains nothing goes beside them without a GPU. A detector learns
+RefScenes, too, for `detector-clip`; and what the package ships is made and scored.
 
 With `--search` it tries the settings that the plan was made with, on fewer pictures of another seed.
 """

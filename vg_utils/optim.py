@@ -39,7 +39,7 @@ def make_optimizer(model: GroundingModel, train: TrainConfig) -> Optimizer:
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     return kinds[train.optimizer](
         [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()],
-        fused=torch.cuda.is_available(),  # one kernel for hundreds of small parameters, not ten each
+        fused=torch.cuda.is_available() or None,  # one kernel for hundreds of small parameters, not ten each
     )
 
 

@@ -77,14 +77,8 @@ class Pictures:
     def __init__(self, root: Path, size: int, workers: int, shuffle: bool) -> None:
         self.root, self.device = root, "cpu"
         self.held: dict[tuple[str, bool], ResidentPictures] = {}
-        with ProcessPoolExecutor(mp_context=mp.get_context("fork")) as others:  # `train` is most of the work
-            read = {
-                split: others.submit(load_examples, root, split) for split in RENDERED if split != "train"
-            }
-            examples = {"train": load_examples(root, "train")}
-            examples |= {split: reading.result() for split, reading in read.items()}
-        for split in RENDERED:
-            plain = ResidentPictures(examples[split], size, "cpu", workers)
+        for split, examples in read_splits(root, workers).items():
+            plain = ResidentPictures(examples, size, "cpu", workers)
             self.held[split, False] = plain
             if shuffle:
                 self.held[split, True] = plain.with_examples(shuffled(plain.examples))
@@ -100,6 +94,15 @@ class Pictures:
             pictures.images = images[split]  # shared by the plain and the shuffled
             moved.held[split, shuffle] = pictures.to(device)
         return moved
+
+
+def read_splits(root: Path, workers: int) -> dict[str, list[GroundingExample]]:
+    """The records of all splits; with workers the small ones are read beside `train`."""
+    if not workers:
+        return {split: load_examples(root, split) for split in RENDERED}
+    with ProcessPoolExecutor(mp_context=mp.get_context("fork")) as others:
+        reading = {s: others.submit(load_examples, root, s) for s in RENDERED if s != "train"}
+        return {"train": load_examples(root, "train")} | {s: read.result() for s, read in reading.items()}
 
 
 def do(job: Job, pictures: Pictures, options: argparse.Namespace, learning: Lock) -> dict:

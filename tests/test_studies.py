@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
 from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +74,39 @@ def test_a_run_of_the_study_trains_scores_and_ships(pictures, tmp_path):
     assert Grounder.load(tmp_path / "shipped" / "scenes" / "some").config == set_fields(
         trained, data__root=Config().data.root
     )
+
+
+STUDY = """
+from experiments import plan, run
+from vg_utils.config import set_fields
+
+usual, small = plan.basic, {"train__batch_images": 8, "train__epoch_images": 16, "model__image_size": 64}
+plan.basic = lambda model, **changes: set_fields(usual(model, **changes), **small)
+run.SIZE, run.LOOKED_AT, run.SIMILARITY_IMAGES = 64, 3, 3
+run.RENDERED = {"train": 24, "val": 6, "test": 6, "novel": 6}
+if __name__ == "__main__":
+    run.main()
+"""
+
+
+def test_the_study_does_what_is_not_done_yet_and_nothing_twice(tmp_path):
+    def study(*only: str) -> str:
+        where = ["--data", str(tmp_path / "scenes"), "--out", str(tmp_path / "study"), "--minutes", "1e-3"]
+        command = [sys.executable, "-c", STUDY, *where, "--processors", "1", "--only", *only]
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[1], capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    said = study("constant-box", "loss-l1")
+    assert "FAILED" not in said
+    found = {p.stem: pickle.loads(p.read_bytes()) for p in (tmp_path / "study" / "results").iterdir()}
+    assert set(found) == {"constant-box-0", "loss-l1-0"}
+    assert all(job["results"].keys() == {"test", "novel"} for job in found.values())
+    assert found["loss-l1-0"]["device"] == "CPU"
+    said = study("constant-box", "loss-l1", "oracle-crop")
+    assert said.startswith("oracle-crop-0: ")
+    assert said.count("\n") == 1
 
 
 def test_the_small_study_trains_and_scores_as_the_command_line_does(tiny_config, tmp_path):

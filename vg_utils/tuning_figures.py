@@ -91,11 +91,11 @@ def draw_history(study: optuna.Study, path: PathLike = None, title: str = "") ->
 
 @mpl.rc_context(STYLE)
 def draw_curves(study: optuna.Study, path: PathLike = None, title: str = "") -> Figure:
-    """Validation mIoU over the epochs: finished trials against those that were pruned, and the best."""
+    """Validation mIoU over the epochs: complete trials against those that were pruned, and the best."""
     figure, ax = _figure(7, 4)
     groups = (
         (_with_state(study, TrialState.PRUNED), "#b9653f", "pruned", 1.0, "x"),
-        (_whole(study), BAR_COLORS[1], "finished", 1.2, None),
+        (_whole(study), BAR_COLORS[1], "complete", 1.2, None),
         (_best(study), VAL_COLOR, "best", 2.4, None),
     )
     for trials, color, label, width, marker in groups:
@@ -110,7 +110,7 @@ def draw_curves(study: optuna.Study, path: PathLike = None, title: str = "") -> 
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(linewidth=0.8)
     figure.legend(loc="outside lower center", ncols=3)
-    return _finish(figure, f"{title}: pruned against finished trials", path)
+    return _finish(figure, f"{title}: pruned and complete trials", path)
 
 
 @mpl.rc_context(STYLE)

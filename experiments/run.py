@@ -48,7 +48,7 @@ from vg_utils.predictor import Grounder, default_device
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 RENDERED = {"train": 50_000, "val": 2_000, "test": 4_000, "novel": 4_000}  # pictures of the full RefScenes
-SEARCHED = {"train": 16_000, "val": 500, "test": 50, "novel": 500}  # and those of the search
+SEARCH_RENDERED = {"train": 16_000, "val": 500, "test": 50, "novel": 500}  # and those of the search
 COMMAND = "python -m experiments.run --out runs/study"
 SEARCH_COMMAND = "python -m experiments.run --search --out runs/search"
 VALIDATED = 500  # pictures of val by which the best epoch is chosen: proposals take their time
@@ -113,7 +113,7 @@ def do(job: Job, pictures: Pictures, options: argparse.Namespace, learning: Lock
     run = job.run
     if run.of:
         return ship_and_score(run, pictures, options)
-    if not trains(run):
+    if not wants_gpu(run):
         examples = {split: pictures.held[split, False].examples for split in SPLITS}
         if run.group == "training-free":
             examples = {split: some[:LOOKED_AT] for split, some in examples.items()}
@@ -126,8 +126,8 @@ def do(job: Job, pictures: Pictures, options: argparse.Namespace, learning: Lock
     return train_and_score(job, pictures, options.out, options.minutes)
 
 
-def trains(run: Run) -> bool:
-    """Whether a run wants a GPU."""
+def wants_gpu(run: Run) -> bool:
+    """Whether a run trains, or scores what was trained; the others only look at pictures one by one."""
     return run.group != "training-free" and run.config.model.name != "constant-box"
 
 
@@ -254,7 +254,8 @@ def work(
     """Take jobs until there are none, on the GPU of that number, or on none."""
     gc.enable()
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu or ""
-    torch.set_num_threads(1 if gpu else max(1, (os.cpu_count() or 1) // (2 * (options.processors or 1))))
+    threads = (os.cpu_count() or 1) // (2 * max(1, options.processors))  # half of them are for the GPUs' runs
+    torch.set_num_threads(1 if gpu else max(1, threads))
     pictures = pictures.on("cpu" if gpu is None else "cuda")
     while (job := jobs.get()) is not None:
         path = options.out / "results" / f"{job.name}.pkl"
@@ -276,7 +277,7 @@ def run_all(runs: Sequence[Run], options: argparse.Namespace) -> None:
     (options.out / "results").mkdir(parents=True, exist_ok=True)
     jobs = [Job(run, seed) for run in runs for seed in range(run.seeds)]
     waiting = [job for job in jobs if not (options.out / "results" / f"{job.name}.pkl").exists()]
-    apart = [job for job in waiting if options.processors and not trains(job.run)]
+    apart = [job for job in waiting if options.processors and not wants_gpu(job.run)]
     options.gpus = visible_gpus()
     # Forked before any of them has touched a GPU: what is read and decoded here is theirs without a copy.
     context = mp.get_context("fork")
@@ -331,7 +332,7 @@ def main() -> None:
     options = parser.parse_args()
     options.data = options.data or Path("data/refscenes-search" if options.search else "data/refscenes")
     if options.search:
-        draw(options.data, SEARCHED, seed=1)
+        draw(options.data, SEARCH_RENDERED, seed=1)
         runs = search()
     else:
         draw(options.data, RENDERED, seed=0)

@@ -7,7 +7,8 @@ import open_clip
 import pytest
 import torch
 
-from vg_utils.data.text import CONTEXT_LENGTH, clean_text, swap_left_right, tokenize
+from vg_utils.data.sampling import COLORS
+from vg_utils.data.text import CONTEXT_LENGTH, clean_text, names_color, swap_left_right, tokenize
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,20 @@ def test_swapping_twice_gives_the_original():
         assert swap_left_right(swapped) == text
         if "left" in text.split():
             assert swapped != text
+
+
+@pytest.mark.parametrize(
+    "text", [*COLORS, "Grey cats", "a reddish-brown dog", "the blonde girl", "darker", "oranges"]
+)
+def test_a_colour_is_named(text):
+    assert names_color(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "the tired man", "a greenhouse", "lightning", "the tank", "ride", "stands"]
+)
+def test_a_word_that_holds_a_colour_names_none(text):
+    assert not names_color(text)
 
 
 def test_tokens_are_open_clips():

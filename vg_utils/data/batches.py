@@ -174,8 +174,10 @@ class GroundingDataset(Dataset):
     def _other_colors(self, example: GroundingExample, epoch: int, number: int) -> Tensor | None:
         """A matrix for the colours of the picture, if it is to be shown in others."""
         share = getattr(self.transform, "recolor", 0.0)
+        if not share:
+            return None
         chance = _generator(self.seed, epoch, number, COLOR_STREAM)
-        if not share or torch.rand((), generator=chance) >= share:
+        if torch.rand((), generator=chance) >= share:
             return None
         if all(names_color(expression.text) for expression in example.expressions):
             return None

@@ -65,10 +65,8 @@ class ProposalNetwork(nn.Module):
 
     def best(self, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
         """The decoded anchor with the highest objectness: boxes_xyxy (N, 4) and scores (N,) in [0, 1]."""
-        highest, anchor = logits.detach().max(dim=1)  # (N,)
-        chosen = deltas.detach()[torch.arange(len(anchor), device=anchor.device), anchor]  # (N, 4)
-        boxes = self.rpn.box_coder.decode_single(chosen, self.anchors[anchor])
-        return clip_boxes_to_image(boxes, self.shape), highest.sigmoid()
+        highest, anchor = logits.detach().max(dim=1, keepdim=True)  # (N, 1)
+        return self._decode(deltas, anchor)[:, 0], highest[:, 0].sigmoid()
 
     def propose(self, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
         """The proposals that outlive non-maximum suppression, the best first.
@@ -77,25 +75,24 @@ class ProposalNetwork(nn.Module):
             boxes_xyxy (N, K, 4) and scores (N, K), K the number kept, filled up with zeros. A phrase with no
             proposal left (all of zero size) gets its best decoded anchor.
         """
-        anchors = self.anchors.repeat(len(logits), 1)  # (N * A, 4)
-        decoded = self.rpn.box_coder.decode_single(deltas.detach().flatten(0, 1), anchors)
-        decoded = clip_boxes_to_image(decoded.view(*logits.shape, 4), self.shape)
         ranked, order = logits.detach().topk(min(self.config.before_nms, logits.shape[1]), dim=1)  # (N, R)
-        boxes = decoded.take_along_dim(order[..., None], dim=1)  # (N, R, 4)
+        boxes = self._decode(deltas, order)  # (N, R, 4)
         shown = ((boxes[..., 2:] - boxes[..., :2]) >= self.rpn.min_size).all(2)
         kept = suppress_overlaps(boxes, shown, self.config.nms_iou)
+        kept[:, 0] |= ~kept.any(1)
         front = (~kept).long().argsort(dim=1, stable=True)  # those kept come first, in their order
         front = front[:, : self.config.kept]
         filled = kept.take_along_dim(front, dim=1)  # (N, K)
         scores = ranked.take_along_dim(front, dim=1).sigmoid() * filled
         boxes = boxes.take_along_dim(front[..., None], dim=1) * filled[..., None]
         missing = self.config.kept - front.shape[1]
-        boxes, scores = F.pad(boxes, (0, 0, 0, missing)), F.pad(scores, (0, missing))
-        best_boxes, best_scores = self.best(logits, deltas)
-        none = ~kept.any(1)  # (N,)
-        boxes[:, 0] = torch.where(none[:, None], best_boxes, boxes[:, 0])
-        scores[:, 0] = torch.where(none, best_scores, scores[:, 0])
-        return boxes, scores
+        return F.pad(boxes, (0, 0, 0, missing)), F.pad(scores, (0, missing))
+
+    def _decode(self, deltas: Tensor, anchor: Tensor) -> Tensor:
+        """Deltas (N, A, 4) of the chosen anchors (N, R) -> boxes_xyxy (N, R, 4), clipped to the picture."""
+        chosen = deltas.detach().take_along_dim(anchor[..., None], dim=1)  # (N, R, 4)
+        boxes = self.rpn.box_coder.decode_single(chosen.flatten(0, 1), self.anchors[anchor].flatten(0, 1))
+        return clip_boxes_to_image(boxes.view_as(chosen), self.shape)
 
     def match(self, targets_xyxy: Tensor) -> Tensor:
         """Labels (N, A) of the anchors for true boxes (N, 4): 1 object, 0 background, -1 neither.

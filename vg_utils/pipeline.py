@@ -259,7 +259,7 @@ def draw_figures(
     worst_failures(rows, load, title=f"{where}: lowest IoU", path=folder / "failures.jpg")
     iou_histogram(rows, folder / "iou_histogram.png", f"{where}: IoU of {len(rows)} expressions")
     for by, table in breakdown(rows).items():
-        breakdown_bars(table, by, folder / f"by_{by}.png", f"{where}: by {by}")
+        breakdown_bars(table, by, folder / f"by_{by}.png", where)  # which says by what
     draw_confidence(folder, rows, absent, result, where)
     if history:
         title = f"{result['model']} on {result['dataset']}: training"

@@ -164,13 +164,13 @@ def study(detector: str = "runs/detector.pt") -> list[Run]:
         for name in ("dense-grounder", "clip-hrnet"):
             config = recipe(SYSTEMS[name][0])
             runs.append(Run(f"curve-{name}-{images}", "curve", name, config, images=images))
-    for loss in LOSSES:
-        config = recipe("dense-grounder", model__dense_grounder__box_loss=loss)
-        runs.append(Run(f"loss-{loss}", "loss", loss, config, **short))
     for name, source in SHIPPED.items():
         model, changes = SYSTEMS[name]
         config = recipe(model, **changes)
         runs.append(Run(f"shipped-{name}", "shipped", f"scenes/{name}", config, of=source, similarity=True))
+    for loss in LOSSES:
+        config = recipe("dense-grounder", model__dense_grounder__box_loss=loss)
+        runs.append(Run(f"loss-{loss}", "loss", loss, config, **short))
     runs.append(Run("constant-box", "blind", "constant box", recipe("constant-box")))
     return (
         runs

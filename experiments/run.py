@@ -323,7 +323,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="drawn where it is not there; default: data/refscenes")
     parser.add_argument("--search", action="store_true", help="try settings, on data/refscenes-search")
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
-    parser.add_argument("--minutes", type=float, default=4.0, help="of training, of a system on an H200")
+    parser.add_argument("--minutes", type=float, default=4.2, help="of training, of a system on an H200")
     parser.add_argument("--slots", type=int, default=1, help="runs side by side on a GPU")
     parser.add_argument(
         "--processors", type=int, default=0, help="processes beside them for what trains nothing"

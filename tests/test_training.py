@@ -32,7 +32,7 @@ def test_the_average_is_the_closed_form(decay):
     average, seen = MovingAverage(model, decay), [copy_of(model)]
     for size in (1.0, -3.0, 0.5, 2.0):
         step(model, size)
-        average.update(model)
+        average.update()
         seen.append(copy_of(model))
     n = len(seen) - 1
     shares = [decay**n] + [(1 - decay) * decay ** (n - k) for k in range(1, n + 1)]
@@ -52,7 +52,7 @@ def test_what_is_frozen_stays_to_the_bit_and_the_model_is_left_alone():
     for _ in range(5):
         step(model, 0.1)
         before = copy_of(model)
-        average.update(model)
+        average.update()
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     averaged = dict(average.model.named_parameters())
     assert all(torch.equal(averaged[name], value) for name, value in frozen.items())

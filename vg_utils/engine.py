@@ -111,6 +111,7 @@ class _Run:
         if train.compile:
             network = torch.compile(network, dynamic=True)
         self.network, self.optimizer, self.loader = accelerator.prepare(network, self.optimizer, loader)
+        self.trained = [p for p in model.parameters() if p.requires_grad]
         self.average = None  # of the weights, over the last 1 / (1 - ema) steps or so
         if train.ema:
             self.average = MovingAverage(model, train.ema)
@@ -147,7 +148,7 @@ class _Run:
                 loss = sum(weight * losses[name] for name, weight in self.model.loss_weights.items())
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and train.grad_clip:
-                    accelerator.clip_grad_norm_(self.network.parameters(), train.grad_clip)
+                    accelerator.clip_grad_norm_(self.trained, train.grad_clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
             self.totals.add({"loss": loss} | losses | _hits(outputs, batch), len(batch.image_index))
@@ -259,7 +260,7 @@ class _Run:
         if not self.accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose gradients overflow
             self.scheduler.step()
             if self.average is not None:
-                self.average.update(self.model)
+                self.average.update()
         self.step += 1
         save_every = self.config.train.save_every
         saving = bool(save_every) and self.step % save_every == 0 and self.batch < len(self.loader)

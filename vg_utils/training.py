@@ -54,18 +54,25 @@ class MovingAverage:
 
     What is frozen is left alone: averaged with itself it would drift by rounding.
 
+    Args:
+        source: the model that trains, on its device.
+        decay: share of the old average that an update keeps.
+
     Attributes:
         model: a copy of the model, with the averaged weights.
     """
 
-    def __init__(self, model: GroundingModel, decay: float) -> None:
-        self.model = copy.deepcopy(model)
+    def __init__(self, source: GroundingModel, decay: float) -> None:
+        self.model = copy.deepcopy(source)
         self.average = get_ema_multi_avg_fn(decay)
+        # Collected once: to walk through hundreds of modules at every step keeps a GPU waiting.
+        pairs = zip(self.model.parameters(), source.parameters(), strict=True)
+        training = [(a.detach(), b.detach()) for a, b in pairs if b.requires_grad]
+        self.averaged, self.current = map(list, zip(*training, strict=True))
+        self.buffers, self.current_buffers = list(self.model.buffers()), list(source.buffers())
 
     @torch.no_grad()
-    def update(self, model: GroundingModel) -> None:
-        """Take in the weights of the model after an optimizer step."""
-        pairs = zip(self.model.parameters(), model.parameters(), strict=True)
-        averaged, current = zip(*((a, b) for a, b in pairs if b.requires_grad), strict=True)
-        self.average([a.detach() for a in averaged], [b.detach() for b in current], None)
-        torch._foreach_copy_(list(self.model.buffers()), list(model.buffers()))
+    def update(self) -> None:
+        """Take in the weights of the source after an optimizer step."""
+        self.average(self.averaged, self.current, None)
+        torch._foreach_copy_(self.buffers, self.current_buffers)

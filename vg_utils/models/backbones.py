@@ -152,6 +152,9 @@ class HRNetBackbone(nn.Module):
     def __init__(self, config: HRNetConfig, image_size: int = 224) -> None:
         super().__init__()
         self.net = load_hrnet(config, image_size)
+        for module in self.net.modules():
+            if isinstance(module, nn.Upsample):
+                module.register_forward_hook(_keep_dtype)
         self.source = config.weights
         self.channels: int = self.net.feature_info.channels()[0]
         self.net.requires_grad_(False)
@@ -173,6 +176,11 @@ class HRNetBackbone(nn.Module):
         last = [*modules, fusing.branches, fusing.fuse_layers[read]]
         last += [n.incre_modules[read]] if n.incre_modules is not None else []  # ours has none
         return ([*first, [n.transition2, n.stage3, n.transition3], last],)
+
+
+def _keep_dtype(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    """Autocast makes what is resized float32, and with it all that it is added to: move half the bytes."""
+    return output.to(inputs[0].dtype)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

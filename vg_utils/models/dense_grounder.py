@@ -95,10 +95,13 @@ class DenseGrounder(PyramidModel):
         if self.place is not None:
             maps = maps + self.place(self.places)
         pooled, words, padding = self._read_phrase(text_features)
-        cells = per_expression(maps.flatten(2).transpose(1, 2), image_index)  # (N, P, C), P = G * G
+        cells = maps.flatten(2).transpose(1, 2)  # (B, P, C), P = G * G
         steps = []
-        for block in self.blocks:
-            cells = block(cells, pooled, words, padding)
+        for number, block in enumerate(self.blocks):
+            prepared = block.prepare(cells)
+            if number == 0:  # no phrase has come in so far: once for each picture
+                cells, prepared = (per_expression(x, image_index) for x in (cells, prepared))  # (N, P, C)
+            cells = block(cells, prepared, pooled, words, padding)
             seen = self.norm(cells)
             steps.append(self.cell(seen))  # (N, P, 5)
         steps = torch.stack(steps, dim=1).float()  # (N, K, P, 5)
@@ -178,14 +181,30 @@ class ConditionedBlock(nn.Module):
         )
         self.dropout = nn.Dropout(head.dropout)
 
-    def forward(self, cells: Tensor, pooled: Tensor, words: Tensor, padding: Tensor | None) -> Tensor:
-        """Cells (N, P, C), text (N, C), words (N, L, C) with padding (N, L) True -> cells (N, P, C)."""
+    def prepare(self, cells: Tensor) -> Tensor:
+        """Cells (N, P, C) -> what the phrase will scale and shift (N, P, C)."""
+        return self.norm_film(self.mix(self.norm_in(cells)))
+
+    def forward(
+        self, cells: Tensor, prepared: Tensor, pooled: Tensor, words: Tensor, padding: Tensor | None
+    ) -> Tensor:
+        """One phrase a row.
+
+        Args:
+            cells: (N, P, C).
+            prepared: (N, P, C), what `prepare` made of them.
+            pooled: (N, C), the phrase.
+            words: (N, L, C).
+            padding: (N, L), True where there is no word; None if there is one everywhere.
+
+        Returns:
+            cells (N, P, C).
+        """
         # Which words matter in this step depends on the phrase and on what the cells hold by now.
         question = self.ask(torch.cat([pooled, cells.mean(1)], dim=1))[:, None]  # (N, 1, C)
         answer = self.read(question, words, padding)[:, 0]
         scale, shift = self.film(answer + pooled)[:, None].chunk(2, dim=2)  # (N, 1, C) each
-        y = self.norm_film(self.mix(self.norm_in(cells)))
-        y = F.relu(torch.addcmul(shift, y, 1 + scale))
+        y = F.relu(torch.addcmul(shift, prepared, 1 + scale))
         grid = math.isqrt(cells.shape[1])
         y = self.look_nearby(y.transpose(1, 2).unflatten(2, (grid, grid)))  # (N, C, G, G)
         cells = cells + y.flatten(2).transpose(1, 2)

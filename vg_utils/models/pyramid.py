@@ -57,7 +57,8 @@ class FeaturePyramid(nn.Module):
             level = project(features[name])
             if level.shape[-1] != self.grid:
                 size = (self.grid, self.grid)
-                level = F.interpolate(level, size=size, mode="bilinear", align_corners=False)
+                # Autocast makes it float32, and with it all that is added to it from here on: move it back.
+                level = F.interpolate(level, size=size, mode="bilinear", align_corners=False).to(level.dtype)
             merged = merged + level
         return self.blocks(merged)
 

@@ -56,6 +56,7 @@ class TransVG(PyramidModel):
         place_reg, place_words, place_cells = self.positions.split([1, MAX_WORDS, cells.shape[1]], dim=1)
         reg = (self.reg + place_reg).expand(count, -1, -1)  # (N, 1, C)
         tokens = torch.cat([reg, words + place_words[:, :length], cells + place_cells], dim=1)
+        tokens = tokens.to(words.dtype)  # under autocast half of what the parameters made them
         seen = torch.ones((count, 1), device=words.device)
         mask = torch.cat([seen, text_features["mask"].float(), seen.expand(-1, cells.shape[1])], dim=1)
         vector = self.encoder(tokens, src_key_padding_mask=mask < 0.5)[:, 0]  # (N, C), of [REG]

@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="RefScenes, from `vg_utils prepare scenes`")
     parser.add_argument("--out", type=Path, default=Path("runs/detector.pt"))
     parser.add_argument("--steps", type=int, default=600, help="the same steps give the same detector")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--limit", type=int, default=0, help="only so many pictures of each split; 0: all")
     parser.add_argument("--workers", type=int, default=2, help="decoding processes")
     parser.add_argument("--seed", type=int, default=0)

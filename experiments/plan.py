@@ -29,12 +29,12 @@ SETTINGS = {  # of a model, where those of the recipe are not the best that `sea
     "clip-rpn-concat": {"train__lr": 2e-3},  # as its sibling's; not searched
 }
 PICTURES_PER_SECOND = {  # that a model trains on where two runs share an H200: makes minutes of pictures
-    "dense-grounder": 780,
-    "transvg": 740,
-    "clip-hrnet": 1_950,
-    "clip-rpn-concat": 3_200,
-    "clip-rpn-attention": 2_800,
-    "text-only": 4_700,
+    "dense-grounder": 710,
+    "transvg": 640,
+    "clip-hrnet": 1_910,
+    "clip-rpn-concat": 2_870,
+    "clip-rpn-attention": 2_620,
+    "text-only": 4_500,
 }
 RECOLOR = {"data__recolor": 0.25}  # of all models, because of what `search` found for one
 SHIPPED = {  # name of a checkpoint of the package: the run that it is of. Five tuned ones would be too large

@@ -39,7 +39,7 @@ from experiments.report_tables import (
     with_references,
 )
 from experiments.results import FROZEN, UNCHANGED, ResultsError, Study, gather, load, save
-from experiments.run import COMMAND
+from experiments.run import COMMAND, DETECTED_ON, LOOKED_AT
 from vg_utils.config import DenseGrounderConfig
 from vg_utils.files import write_atomically
 
@@ -138,7 +138,8 @@ def training_free(study: Study) -> str:
     for split, name in text.SPLITS.items():
         if rows := study.rows("training-free", split=split):
             parts += [fill(f"On {name}. {_winner(rows)}"), table(rows, scores(study, split))]
-    return "\n\n".join(["## Without training on phrases", text.TRAINING_FREE, *parts]) if parts else ""
+    lead = text.TRAINING_FREE.format(detected_on=DETECTED_ON, looked_at=LOOKED_AT)
+    return "\n\n".join(["## Without training on phrases", lead, *parts]) if parts else ""
 
 
 def blind(study: Study) -> str:

@@ -182,7 +182,7 @@ class ConditionedBlock(nn.Module):
         self.dropout = nn.Dropout(head.dropout)
 
     def prepare(self, cells: Tensor) -> Tensor:
-        """Cells (N, P, C) -> what the phrase will scale and shift (N, P, C)."""
+        """Cells (N, P, C), of phrases or of pictures -> what a phrase will scale and shift (N, P, C)."""
         return self.norm_film(self.mix(self.norm_in(cells)))
 
     def forward(

@@ -144,7 +144,8 @@ def training_free(study: Study) -> str:
 
 def blind(study: Study) -> str:
     """What can be had without looking, or without reading."""
-    return section("Blind baselines", text.BLIND, study.rows("blind"), scores(study))
+    lead = text.BLIND.format(looked_at=LOOKED_AT)
+    return section("Blind baselines", lead, study.rows("blind"), scores(study))
 
 
 def ablation(study: Study) -> str:

@@ -66,7 +66,7 @@ training pictures with all their boxes. Both were asked the first {looked_at:,} 
 
 BLIND = """\
 How far one gets without the picture or without the phrase, on test: only what a system scores above these
-lines is grounding."""
+lines is grounding. The constant box was asked the first {looked_at:,} pictures."""
 
 ABLATION = """\
 One change each, everything else the same, on test. An interval without 0 is more than the draw of pictures;

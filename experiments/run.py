@@ -53,7 +53,7 @@ COMMAND = "python -m experiments.run --out runs/study"
 SEARCH_COMMAND = "python -m experiments.run --search --out runs/search"
 VALIDATED = 500  # pictures of val by which the best epoch is chosen: proposals take their time
 SIMILARITY_IMAGES = 300  # of each split, whose crops CLIP compares
-LOOKED_AT = 1_000  # pictures of each split that `detector-clip` is asked, which looks at proposals one by one
+LOOKED_AT = 1_000  # pictures of each split that is asked what does not train: `detector-clip` takes its time
 CHOSEN_ON = 5_000  # training pictures on which the constant box is chosen
 DETECTED_ON = 5_000  # training pictures that the detector learns from
 DETECTOR = "detector.pt"  # in the study's directory
@@ -115,9 +115,7 @@ def do(job: Job, pictures: Pictures, options: argparse.Namespace, learning: Lock
     if run.of:
         return ship_and_score(run, pictures, options)
     if not wants_gpu(run):
-        examples = {split: pictures.held[split, False].examples for split in SPLITS}
-        if run.group == "training-free":
-            examples = {split: some[:LOOKED_AT] for split, some in examples.items()}
+        examples = {split: pictures.held[split, False].examples[:LOOKED_AT] for split in SPLITS}
         examples["train"] = pictures.held["train", False].examples[:CHOSEN_ON]
         if run.config.model.detector_clip.weights == str(options.out / DETECTOR):
             with learning:  # whoever needs it first trains it

@@ -53,6 +53,24 @@ def comparison(study: Study, path: PathLike = None) -> Figure:
 
 
 @mpl.rc_context(STYLE)
+def training_minutes(study: Study, path: PathLike = None) -> Figure:
+    """Val mIoU over the minutes of training, one line a system and seed."""
+    figure = StyledFigure(figsize=(7.2, 4.8), layout="constrained")
+    ax = figure.subplots()
+    for i, row in enumerate(study.rows("systems", "long")):
+        style = {"color": LINES[i % len(LINES)], "marker": MARKERS[i % len(MARKERS)], "markersize": 3.5}
+        if row["group"] == "long":
+            style |= {"color": GROUPS["long"][1], "linestyle": "--"}
+        for j, (minutes, mious) in enumerate(progress(study, row["name"])):
+            ax.plot(minutes, mious, label=None if j else row["label"], linewidth=1.2, **style)
+    ax.set(xlabel="minutes of training", ylabel="mIoU on val, share in [0, 1]", ylim=(0, 1))
+    ax.set_xlim(left=0)
+    ax.grid(linewidth=0.8)
+    figure.legend(loc="outside lower center", ncols=3)
+    return finish(figure, "RefScenes val: mIoU by minutes of training, one line a seed", path)
+
+
+@mpl.rc_context(STYLE)
 def learning_curve(study: Study, path: PathLike = None) -> Figure:
     """mIoU on test over the number of training pictures, one line a system."""
     rows = curve_rows(study)
@@ -122,6 +140,20 @@ def ablation(study: Study, path: PathLike = None) -> Figure:
     return finish(figure, "RefScenes test: one change each, paired differences, 95% intervals", path)
 
 
+def progress(study: Study, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each seed of a run the minutes after which it was scored on val, and the mIoU there.
+
+    The epochs of a training see equally many pictures, so its minutes are shared evenly among them.
+    """
+    lines = []
+    for curve in study.curves[study.curves["name"] == name].to_dict("records"):
+        run = study.runs[(study.runs["name"] == name) & (study.runs["seed"] == curve["seed"])].iloc[0]
+        epochs = np.array(curve["epoch"], float)
+        if len(epochs):
+            lines.append((epochs / epochs[-1] * run["train_seconds"] / 60, np.array(curve["val_miou"])))
+    return lines
+
+
 def curve_rows(study: Study) -> list[dict]:
     """Runs of the learning curve; on all pictures it is the system of the same name."""
     rows = study.rows("curve")
@@ -167,6 +199,7 @@ def _apart(sizes: Sequence[int]) -> list[int]:
 
 FIGURES = {  # file -> what draws it, and the groups without which there is nothing to draw
     "results_comparison.png": (comparison, ("systems",)),
+    "results_minutes.png": (training_minutes, ("systems",)),
     "results_learning_curve.png": (learning_curve, ("curve",)),
     "results_families.png": (families, ("systems",)),
     "results_ablation.png": (ablation, ("ablation",)),

@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments import plan
 from experiments import report_text as text
-from experiments.figures import FIGURES, GROUPS, curve_rows, difference_rows, family_table
+from experiments.figures import FIGURES, GROUPS, curve_rows, difference_rows, family_table, progress
 from experiments.report_tables import (
     NONE,
     SIZE,
@@ -105,13 +105,32 @@ def systems(study: Study) -> str:
     for split, name in text.SPLITS.items():
         if scored := study.rows("systems", split=split):
             parts += [fill(f"On {name}. {_winner(scored)}"), table(scored, scores(study, split))]
-    figure = "![mIoU and Acc@0.5 of all systems with intervals](Visuals/results_comparison.png)"
-    return "\n\n".join([*parts, text.COST, table(rows, {"system": label(study)} | SIZE | SPEED), figure])
+    parts += [text.COST, table(rows, {"system": label(study)} | SIZE | SPEED)]
+    parts += [fill(f"{text.MINUTES} {_overtaken(study)}".strip())]
+    parts += ["![mIoU on val by minutes of training](Visuals/results_minutes.png)"]
+    parts += ["![mIoU and Acc@0.5 of all systems with intervals](Visuals/results_comparison.png)"]
+    return "\n\n".join(parts)
 
 
 def _winner(rows: Sequence[dict]) -> str:
     said = [f"{row['label']} (mIoU {row['miou']:.3f}, Acc@0.5 {row['acc@0.5']:.3f})" for row in rows[:2]]
     return f"Best is {', then '.join(said)}."
+
+
+def _overtaken(study: Study) -> str:
+    """After how many minutes the flagship passes what the best other system ends with, on val."""
+    runs = study.runs[study.runs["group"] == "systems"]
+    rivals = runs[runs["name"] != study.flagship].groupby("label")["val_miou"].mean()
+    if rivals.empty:
+        return ""
+    rival, end = rivals.idxmax(), rivals.max()
+    lines = progress(study, study.flagship)
+    passed = [minutes[mious > end].min(initial=np.inf) for minutes, mious in lines]
+    said = f"On val {rival} ends with {end:.3f} mIoU"
+    if not np.isfinite(passed).all():
+        return f"{said}, which not every seed of {study.flagship} passes."
+    took = f"{max(passed):.1f} of its {np.mean([minutes[-1] for minutes, _ in lines]):.1f} minutes"
+    return f"{said}; every seed of {study.flagship} has passed that after {took}."
 
 
 def frozen(study: Study) -> str:

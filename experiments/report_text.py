@@ -49,6 +49,11 @@ COST = """\
 What a system costs. Runs may have shared a GPU, so *minutes* of training and *pairs/s* (phrases trained on
 a second, in the fastest epoch) compare roughly."""
 
+MINUTES = """\
+The trainings were not equally long, so compare systems at the same minute below: mIoU on val (never on test)
+by minutes of training. Learning rates fall to 0 towards the end of a training, so before its end a line is
+somewhat below what a training of just that length would have reached."""
+
 FROZEN = """\
 The same systems with their backbones as they were pretrained, on test: *fine-tuned* repeats the mIoU from
 above, so the distance between the two columns is what training the backbones is worth, where both trained

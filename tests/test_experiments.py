@@ -108,7 +108,9 @@ def job(name: str, group: str, seed: int = 0, shift: float = 0.0, **changes) -> 
     found = {"name": name, "group": group, "label": name, "model": "dense-grounder", "seed": seed}
     found |= {"images": 500, "device": "a GPU", "train_seconds": 60.0, "pairs_per_second": 900.0}
     found |= {"val_miou": 0.5 + shift, "parameters": 3_000_000, "head_parameters": 1_000_000}
-    found |= {"trained_parameters": 3_000_000, "history": [{"epoch": 0, "val_miou": 0.5, "seconds": 60.0}]}
+    found |= {"trained_parameters": 3_000_000, "history": []}
+    for epoch, part in ((1, 0.4), (2, 0.8), (3, 1.0)):
+        found["history"].append({"epoch": epoch, "val_miou": part * found["val_miou"], "seconds": 20.0})
     found |= {"seconds": 61.0, "results": {}, "by": {}, "rows": {}}
     rows = pd.DataFrame({"image_id": np.repeat(np.arange(8), 3), "sent_id": np.arange(24)})
     rows = rows.assign(family=["order", "place", "count"] * 8, score=0.5, iou=(base + shift).clip(0, 1))
@@ -221,6 +223,21 @@ def test_the_page_has_what_was_run_and_its_figures(tmp_path, capsys):
     for name in report.FIGURES:
         assert (tmp_path / "Visuals" / name).stat().st_size > 5_000
         assert f"Visuals/{name}" in page
+
+
+def test_the_page_says_when_the_flagship_passes_the_best_other_system(tmp_path):
+    other = {"group": "systems", "model": "clip-hrnet"}
+    jobs = [*two_seeds(), job("weak", shift=-0.3, **other), job("good", shift=0.05, **other)]
+    study = results.load(gathered(tmp_path, *jobs))
+    minutes, mious = report.progress(study, "flagship")[1]
+    assert minutes.tolist() == pytest.approx([1 / 3, 2 / 3, 1])
+    assert mious.tolist() == pytest.approx([0.28, 0.56, 0.7])
+    said = " ".join(report.systems(study).split())
+    assert "good ends with 0.550 mIoU; every seed of flagship has passed that after 0.7 of" in said
+    jobs[-1] = job("good", shift=0.3, **other)  # better than the flagship
+    study = results.load(gathered(tmp_path, *jobs))
+    said = " ".join(report.systems(study).split())
+    assert "good ends with 0.800 mIoU, which not every seed of flagship passes" in said
 
 
 def test_the_learning_curve_ends_at_the_system_itself(tmp_path):

@@ -95,6 +95,12 @@ def load_state(directory: Path, model: GroundingModel, average: GroundingModel |
         raise CheckpointError(f"{directory / 'state.pt'}: expected a training state, got: {error}") from None
 
 
+def drop_resumable(run_dir: Path) -> None:
+    """Remove what only a resumed training needs: two thirds of a checkpoint."""
+    for name in ("last.safetensors", "average.safetensors", "state.pt"):
+        (run_dir / "checkpoint" / name).unlink(missing_ok=True)
+
+
 def load_best(run_dir: Path, model: GroundingModel) -> None:
     """Put the weights with the best validation score into the model; raises as `load_weights` does."""
     load_weights(_current(run_dir / "checkpoint") / "model.safetensors", model)

@@ -38,6 +38,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import Trial, TrialState
 from tqdm.auto import tqdm
 
+from vg_utils.checkpoints import drop_resumable
 from vg_utils.config import PART_READERS, Config, ConfigError, first_difference, set_fields
 from vg_utils.data import GroundingExample
 from vg_utils.data.text import tokenize
@@ -46,8 +47,9 @@ from vg_utils.files import write_atomically
 from vg_utils.loaders import load_split, make_loaders
 from vg_utils.models import build_model
 from vg_utils.predictor import Grounder
+from vg_utils.tuning_report import write_report
 from vg_utils.tuning_spaces import own_parameters, suggest
-from vg_utils.tuning_storage import Storage, file_lock, give_back_dead_trials, is_finished
+from vg_utils.tuning_storage import Storage, best_trial, file_lock, give_back_dead_trials, is_finished
 
 SECOND_OBJECTIVES = ("latency", "parameters")
 STARTUP_TRIALS = 5  # whole ones, before any is pruned
@@ -95,8 +97,6 @@ def tune(
         worker.search(trials, timeout, progress)
         if not report:
             return None
-        from vg_utils.tuning_report import write_report
-
         with worker.storage.lock(f"{study_name}.report", wait=False) as mine:
             if not mine:
                 print(f"study {study_name}: another worker is writing the report")
@@ -296,18 +296,6 @@ def second_objective(name: str, run_dir: Path) -> float:
             model.predict(picture, tokens, index)["score"].item()  # .item() waits for a GPU
             seconds.append(time.perf_counter() - started)
     return float(np.median(seconds[3:])) * 1e3  # the first ones find buffers and kernels
-
-
-def best_trial(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
-    """The whole trial with the best validation mIoU, the earlier one of equals; None if there is none."""
-    whole = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return max(whole, key=lambda trial: trial.values[0], default=None)
-
-
-def drop_resumable(run_dir: Path) -> None:
-    """Remove what only a resumed training needs: two thirds of the disk that a search would fill."""
-    for name in ("last.safetensors", "average.safetensors", "state.pt"):
-        (run_dir / "checkpoint" / name).unlink(missing_ok=True)
 
 
 def plain(config: Config) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FixedTrial, TrialState
 
-from vg_utils.checkpoints import save_pickle
+from vg_utils.checkpoints import drop_resumable, save_pickle
 from vg_utils.config import Config, set_fields
 from vg_utils.data import GroundingExample
 from vg_utils.engine import fit
@@ -24,10 +24,9 @@ from vg_utils.loaders import load_split
 from vg_utils.metrics import bootstrap_ci
 from vg_utils.pipeline import dataset_name
 from vg_utils.predictor import Grounder
-from vg_utils.tuning import best_trial, drop_resumable
 from vg_utils.tuning_figures import draw_study
 from vg_utils.tuning_spaces import suggest
-from vg_utils.tuning_storage import is_finished, is_lost
+from vg_utils.tuning_storage import best_trial, is_finished, is_lost
 
 OTHER_SEEDS = 3  # than the search's
 STUDENT_975 = 4.303  # 97.5% quantile of Student's t with two degrees of freedom, for three seeds

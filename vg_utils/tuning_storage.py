@@ -168,6 +168,12 @@ def is_finished(trial: FrozenTrial) -> bool:
     return trial.state.is_finished() and not is_lost(trial)
 
 
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The whole trial with the best validation mIoU, the earlier one of equals; None if there is none."""
+    whole = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return max(whole, key=lambda trial: trial.values[0], default=None)
+
+
 @contextmanager
 def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
     """Hold a lock on a file, which is made if it is missing; yields whether it is held.

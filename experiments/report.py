@@ -2,14 +2,16 @@
 
     python -m experiments.run --out runs/study         # trains and scores everything
     python -m experiments.report --gather runs/study   # boils the results down to experiments/results.pkl
+    python -m experiments.backbones                    # asks the small backbones: experiments/backbones.pkl
     python -m experiments.report                       # writes RESULTS.md and Visuals/results_*.png
 
-Every number of the page comes from that file, but those that others published.
+Every number of the page comes from these two files, but those that others published.
 """
 
 from __future__ import annotations
 
 import argparse
+import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 
 from experiments import plan
 from experiments import report_text as text
+from experiments.backbones import OUT as BACKBONES
 from experiments.figures import FIGURES, GROUPS, curve_rows, difference_rows, family_table, progress
 from experiments.report_tables import (
     NONE,
@@ -48,8 +51,14 @@ RESULTS, NEGATIVE = ROOT / "experiments/results.pkl", ROOT / "experiments/negati
 fill = TextWrapper(width=108, break_on_hyphens=False, break_long_words=False).fill
 
 
-def page(study: Study, negative: str = "") -> str:
-    """The whole of RESULTS.md; a part whose group of runs is missing is left out."""
+def page(study: Study, negative: str = "", asked: dict | None = None) -> str:
+    """The whole of RESULTS.md; a part whose group of runs is missing is left out.
+
+    Args:
+        study: the content of `results.pkl`.
+        negative: text on what did not work.
+        asked: what `experiments.backbones` measured.
+    """
     parts = [
         made(study),
         systems(study),
@@ -62,6 +71,7 @@ def page(study: Study, negative: str = "") -> str:
         learning_curve(study),
         confidence(study),
         shipped(study),
+        backbones(asked) if asked else "",
         searched(study),
         not_run(study),
         f"## What did not work\n\n{negative.strip()}" if negative.strip() else "",
@@ -238,6 +248,27 @@ def shipped(study: Study) -> str:
     return section("Shipped checkpoints", text.SHIPPED, rows, columns)
 
 
+def backbones(asked: dict) -> str:
+    """What the small backbones know before they ground anything."""
+    parts = ["## The small backbones", text.BACKBONES.format(**asked)]
+    for name, lead in (("clip", text.CLIP), ("hrnet", text.HRNET)):
+        lines = [line for line in asked["answers"] if name in line["backbone"]]
+        rows = {line["question"]: {"question": line["question"], "chance": line["chance"]} for line in lines}
+        columns = {"question": field("question"), "chance": field("chance", "{:.3f}")}
+        for line in lines:
+            weights = ", random weights" if line["backbone"].startswith("random") else ""
+            column = f"at {line['side']}{weights}"
+            rows[line["question"]] |= {column: line}
+            columns[column] = _score_of(column)
+        lead = lead.format(parameters=asked["parameters"][name] / 1e6)
+        parts += [lead, table(list(rows.values()), columns)]
+    return "\n\n".join(parts)
+
+
+def _score_of(column: str) -> Column:
+    return lambda r: f"{r[column]['score']:.3f} [{r[column]['low']:.3f}, {r[column]['high']:.3f}]"
+
+
 def searched(study: Study) -> str:
     """The settings that were tried before."""
     runs = study.runs[study.runs["group"] == "search"]
@@ -283,6 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gather", type=Path, nargs="+", metavar="DIR", help="directories of the study")
     parser.add_argument("--flagship", help="name of the run to compare with (with --gather)")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--backbones", type=Path, default=BACKBONES, help="of `experiments.backbones`")
     parser.add_argument("--negative", type=Path, default=NEGATIVE, help="text on what did not work")
     parser.add_argument("--out", type=Path, default=ROOT, help="folder of RESULTS.md and Visuals/")
     options = parser.parse_args(arguments)
@@ -295,7 +327,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ResultsError as error:
         print(error, file=sys.stderr)
         return 2
-    written = page(study, options.negative.read_text() if options.negative.is_file() else "")
+    negative = options.negative.read_text() if options.negative.is_file() else ""
+    asked = pickle.loads(options.backbones.read_bytes()) if options.backbones.is_file() else None
+    written = page(study, negative, asked)
     write_atomically(options.out / "RESULTS.md", written.encode())
     for name, (draw, groups) in FIGURES.items():
         if all(study.rows(group) for group in groups):

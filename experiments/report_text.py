@@ -29,6 +29,7 @@ end](#refcocog). Made by
 
 ```bash
 {commands}
+python -m experiments.backbones
 python -m experiments.report --gather {folders} && python -m experiments.report
 ```
 
@@ -94,6 +95,23 @@ SHIPPED = """\
 What `Grounder.load(NAME)` gives without any training, on test. Their matrices are kept in 8 bits: compare
 each with the run that it is of, `scenes/dense-grounder` with the longer training in the first line,
 `scenes/clip-hrnet` with the fine-tuned one and the others with the frozen ones above."""
+
+BACKBONES = """\
+Two small networks stand where OpenAI's CLIP and ImageNet's HRNet stand at full size. Here they are as
+shipped, before anything is grounded, asked about {solids:,} solids in {scenes:,} test pictures under the seed
+of their pretraining. Shares in [0, 1] with 95% intervals over pictures (in the line *crop of a description*
+over descriptions)."""
+
+CLIP = """\
+The CLIP ({parameters:.1f} M parameters), zero-shot: it names a crop of a solid by the nearest of *the cube*,
+*the sphere* ...; it finds a crop's description (*the metal red cube*) among all, and a crop for a
+description; and of a picture that is blurred around one of its solids at a time, it finds the one that a
+phrase refers to."""
+
+HRNET = """\
+The HRNet ({parameters:.1f} M parameters): what one linear layer reads from a cell of its map that a solid
+covers, trained on as many other pictures, and what the same layer reads from the same network with random
+weights. *Chance* is the commonest answer."""
 
 SEARCH = """\
 Short trainings on fewer pictures of another seed, from which every system's settings were chosen

@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import detector, report, results
-from vg_utils.config import DetectorClipConfig
+from experiments import backbones, detector, report, results
+from vg_utils.config import ClipConfig, DetectorClipConfig
 from vg_utils.data import DataError, load_examples, load_image
 from vg_utils.data.raycast import SHAPES
 from vg_utils.metrics import bootstrap_ci, breakdown, summarise
+from vg_utils.models.backbones import ClipBackbone
 from vg_utils.models.detectors import TorchvisionDetector
+from vg_utils.pretraining_corpus import draw_corpus
 
 
 @pytest.fixture(scope="module")
@@ -288,5 +290,46 @@ def test_missing_results_are_one_line_that_says_what_to_do(tmp_path, capsys):
 def test_results_md_is_what_the_command_writes():
     negative = report.NEGATIVE.read_text() if report.NEGATIVE.is_file() else ""
     written = (report.ROOT / "RESULTS.md").read_text()
-    expected = report.page(results.load(report.RESULTS), negative)
+    asked = pickle.loads(report.BACKBONES.read_bytes())
+    expected = report.page(results.load(report.RESULTS), negative, asked)
     assert written == expected, "RESULTS.md is out of date: run python -m experiments.report"
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return draw_corpus("test", 6, 64, "cpu")
+
+
+def test_retrieval_is_perfect_for_crops_that_are_their_descriptions_and_nought_for_anothers(corpus):
+    model = ClipBackbone(ClipConfig("scenes-rn", "shipped"), 64).eval()
+    words = [
+        [names[i] for names, i in zip(backbones.ATTRIBUTES.values(), labels, strict=True)]
+        for labels in corpus.labels.tolist()
+    ]
+    crops = backbones.read(model, [f"the {material} {color} {shape}" for shape, color, material, _ in words])
+    lines = {line["question"]: line for line in backbones.retrieval(model, crops, corpus)}
+    assert lines["description of a crop, of 64: R@1"]["score"] == 1
+    assert lines["crop of a description: R@1"]["score"] == 1
+    other = {"sphere": "cone", "cone": "cube", "cube": "cylinder", "cylinder": "sphere"}
+    crops = backbones.read(model, [f"the {w[2]} {w[1]} {other[w[0]]}" for w in words])
+    first, fifth, _ = backbones.retrieval(model, crops, corpus)
+    assert first["score"] == 0
+    assert first["chance"] == 1 / 64
+    assert fifth["chance"] == 5 / 64
+
+
+def test_the_small_backbones_know_more_than_random_ones_and_the_page_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(backbones, "SIDES", (64,))
+    monkeypatch.setattr(backbones, "PROBE_STEPS", 60)
+    asked = backbones.measure(12)
+    score = {(line["backbone"], line["question"]): line["score"] for line in asked["answers"]}
+    assert all(0 <= value <= 1 for value in score.values())
+    assert score["clip", "color of a crop"] > 0.6  # of a side that it never saw
+    for name in ("shape", "color"):
+        question = f"{name} of the solid in a cell"
+        assert score["hrnet", question] > score["random hrnet", question] + 0.1
+    opcodes = {opcode.name for opcode, _, _ in pickletools.genops(pickle.dumps(asked, protocol=4))}
+    assert not opcodes & {"GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ"}
+    page = report.page(results.load(gathered(tmp_path, *two_seeds())), asked=asked)
+    assert "## The small backbones" in page
+    assert f"| color of a crop | 0.125 | {score['clip', 'color of a crop']:.3f} [" in page

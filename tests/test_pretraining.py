@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vg_utils import pretraining
-from vg_utils.config import ClipConfig
+from vg_utils.config import ClipConfig, HRNetConfig
 from vg_utils.data.text import tokenize
 from vg_utils.models.backbones import ClipBackbone, HRNetBackbone
 from vg_utils.pretraining_corpus import ATTRIBUTES, Corpus, Tokens, draw_corpus, rows_by_scene, vocabulary
@@ -73,20 +73,16 @@ def test_clip_learns_from_crops_and_marked_pictures(corpus):
         "clip.logit",
     ):
         assert any(name.startswith(part) for name in moved), part
-    accuracies = pretraining.zero_shot_accuracy(model, corpus) | {
-        "marked": pretraining.marked_accuracy(model, corpus)
-    }
-    assert accuracies.keys() == {"shape", "color", "material", "marked"}
-    assert all(0 <= share <= 1 for share in accuracies.values())
 
 
 def test_hrnet_learns_to_name_and_box_solids(corpus):
-    model, head, statistics = pretraining.pretrain_hrnet(corpus, 2, 4, 2e-3, Random(0))
+    model, statistics = pretraining.pretrain_hrnet(corpus, 2, 4, 2e-3, Random(0))
     assert isinstance(model, HRNetBackbone)
     check_statistics(statistics, model.net.state_dict())
-    losses = pretraining.dense_accuracy(model, head, corpus)
-    assert losses.keys() == {"presence", "box", *ATTRIBUTES}
-    assert all(torch.tensor(value).isfinite() and value > 0 for value in losses.values())
+    torch.manual_seed(0)  # as before it: `small`
+    fresh = HRNetBackbone(HRNetConfig("scenes-hrnet", "random"), SIDES[0])
+    moved = [not torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2  # what makes maps of other strides does not train
 
 
 def test_dense_losses_are_least_at_the_truth(corpus):

@@ -2,6 +2,7 @@
 to fight over the cores. And a tiny RefScenes with settings to train on it in a second."""
 
 import os
+import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -25,6 +26,17 @@ def tiny_scenes(tmp_path_factory) -> Path:
     from vg_utils.data.scenes import write_scenes
 
     return write_scenes(tmp_path_factory.mktemp("scenes"), 20, TINY_SIZE, device="cpu", progress=False)
+
+
+@pytest.fixture
+def warnings_are_errors():
+    """Matplotlib warns of missing glyphs and of layouts that failed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings(
+            "ignore", "'.*' deprecated - use", UserWarning
+        )  # pyparsing, of older matplotlibs
+        yield
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.models.maps import tiny_vit
 from tests.tiny import copy_of
 from vg_utils import checkpoints
 from vg_utils.checkpoints import (
@@ -26,10 +27,11 @@ from vg_utils.checkpoints import (
     save_pickle,
     save_weights,
 )
-from vg_utils.config import set_fields
+from vg_utils.config import ClipConfig, set_fields
 from vg_utils.data.text import tokenize
 from vg_utils.files import write_atomically
 from vg_utils.models import build_model
+from vg_utils.models.backbones import ClipBackbone
 from vg_utils.models.base import GroundingModel
 from vg_utils.predictor import Grounder
 
@@ -141,6 +143,25 @@ def test_a_fingerprint_is_of_what_is_frozen(tiny_config):
     with torch.no_grad():
         model.clip.clip.visual.layer1[0].conv1.weight += 1  # does not
     assert fingerprint(model.clip) != first
+
+
+def test_interpolated_positions_may_differ_in_their_last_bits(tiny_config, tmp_path, monkeypatch):
+    """As they do from one version of torch to the next; the file is of the same CLIP for all that."""
+    model, path = model_like(tiny_config), tmp_path / "model.safetensors"
+    save_weights(path, model)
+    with torch.no_grad():
+        model.clip.clip.visual.attnpool.positional_embedding *= 1 + 1e-3
+        load_weights(path, model)
+        model.clip.clip.positional_embedding *= 1 + 1e-3  # of the words: these are as they were loaded
+    with pytest.raises(CheckpointError, match="trained on another clip"):
+        load_weights(path, model)
+    vit = ClipBackbone(ClipConfig(tiny_vit(monkeypatch), "random"), 64)
+    seen = [fingerprint(vit)]
+    for positions in (vit.clip.visual.positional_embedding, vit.clip.positional_embedding):
+        with torch.no_grad():
+            positions += 1e-3
+        seen.append(fingerprint(vit))
+    assert seen[0] == seen[1] != seen[2]
 
 
 def test_what_is_frozen_is_hashed_once_for_all_saves(tiny_config, tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -18,11 +17,7 @@ from vg_utils.predictor import Prediction
 from vg_utils.visualize import PREDICTION_COLOR, TRUTH_COLOR
 
 
-@pytest.fixture(autouse=True)
-def _warnings_are_errors():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        yield
+pytestmark = pytest.mark.usefixtures("warnings_are_errors")
 
 
 def values(n=300, seed=0):

@@ -2,7 +2,6 @@
 
 import io
 import math
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,11 +15,7 @@ from PIL import Image
 from vg_utils import metrics, visualize
 
 
-@pytest.fixture(autouse=True)
-def _warnings_are_errors():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # matplotlib warns of missing glyphs and failed layouts
-        yield
+pytestmark = pytest.mark.usefixtures("warnings_are_errors")
 
 
 def noise(width=80, height=60, mode="RGB", seed=0):

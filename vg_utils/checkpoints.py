@@ -193,10 +193,14 @@ def omitted(model: GroundingModel) -> dict[str, set[str]]:
 def fingerprint(module: nn.Module, names: set[str] | None = None) -> str:
     """SHA-256 of names, shapes and values (rounded to float16) of `names`, by default of what is frozen.
 
+    Positions of a picture's cells are left out: they are interpolated to the size of the input, and the last
+    bits of that differ from one torch, or processor, to the next.
+
     RN50 and HRNet take half a second, and every save asks. So they are hashed again only where torch has
     counted a write to one of the tensors since, as it does for autograd, or one has moved.
     """
     names = _frozen(module) if names is None else names
+    names = {name for name in names if not name.endswith(_INTERPOLATED)}
     tensors = {name: value for name, value in sorted(module.state_dict().items()) if name in names}
     if any(value.is_inference() for value in tensors.values()):  # writes to these are not counted
         return _sha256(tensors)
@@ -206,6 +210,7 @@ def fingerprint(module: nn.Module, names: set[str] | None = None) -> str:
     return _hashed[module][1]
 
 
+_INTERPOLATED = ("visual.positional_embedding", "attnpool.positional_embedding")
 _hashed: WeakKeyDictionary[nn.Module, tuple[list, str]] = WeakKeyDictionary()
 
 

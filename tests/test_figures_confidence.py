@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +14,6 @@ from vg_utils import confidence, figures_confidence
 from vg_utils.pipeline import draw_confidence
 from vg_utils.predictor import Prediction
 from vg_utils.visualize import PREDICTION_COLOR, TRUTH_COLOR
-
 
 pytestmark = pytest.mark.usefixtures("warnings_are_errors")
 

@@ -14,7 +14,6 @@ from PIL import Image
 
 from vg_utils import metrics, visualize
 
-
 pytestmark = pytest.mark.usefixtures("warnings_are_errors")
 
 

@@ -44,7 +44,8 @@ SYSTEMS = """\
 *Wrong* is the share of phrases with IoU below 0.5, and *x* that share over the flagship's: read it for how
 many times as often a system errs. *Difference* is that of its Acc@0.5 to the flagship's, *semantic* the
 cosine between predicted and true crop in our small CLIP, and *R@k* the share of phrases that one of a
-system's first k proposals fits: far above Acc@0.5, the boxes are there and the ranking fails."""
+system's first k proposals fits: far above Acc@0.5, the boxes are there and the ranking fails. How long each
+trained stands below (*minutes*), with a figure that compares them at the same minute."""
 
 COST = """\
 What a system costs. Runs may have shared a GPU, so *minutes* of training and *pairs/s* (phrases trained on

@@ -20,12 +20,17 @@ SPLITS = {
     "novel": "novel, whose referred objects are of pairs of colour and shape that no other split shows, and "
     "no phrase of another names",
 }
+RECOLORED = """\
+In training a quarter of the pictures was shown in other colours. Those may show such a pair, also as the
+object that a phrase means, but no phrase that goes with them names a colour. What that is worth is among the
+ablations (*no pictures in other colours*)."""
 
 MADE = """\
 # Results on RefScenes
 
-All numbers here are on RefScenes, the drawn data set of this project, but those of others [at the
-end](#refcocog). Made by
+All numbers here are on RefScenes, the drawn data set of this project, except those of others [at the
+end](#refcocog). `clip-rpn-pooled` and `clip-rpn-tokens` are the model `clip-rpn-attention` that attends to
+the phrase's one vector or to its words. Made by
 
 ```bash
 {commands}
@@ -41,11 +46,12 @@ the standard deviation of the mIoU. Differences are paired: the same expressions
 is `{flagship}`, which the others are compared with."""
 
 SYSTEMS = """\
-*Wrong* is the share of phrases with IoU below 0.5, and *x* that share over the flagship's: read it for how
-many times as often a system errs. *Difference* is that of its Acc@0.5 to the flagship's, *semantic* the
-cosine between predicted and true crop in our small CLIP, and *R@k* the share of phrases that one of a
-system's first k proposals fits: far above Acc@0.5, the boxes are there and the ranking fails. How long each
-trained stands below (*minutes*), with a figure that compares them at the same minute."""
+*Wrong* is the share of phrases with IoU below 0.5, and *x* that share over the flagship's on the same
+phrases: read it for how many times as often a system errs. *Difference* is that of its Acc@0.5 to the
+flagship's, *semantic* the cosine between predicted and true crop in our small CLIP, and *R@k* the share of
+phrases that one of a system's first k proposals fits: far above Acc@0.5, the boxes are there and the ranking
+fails. How long each trained stands below (*minutes*; [why they differ](#what-did-not-work)), with a figure
+that compares them at the same minute."""
 
 COST = """\
 What a system costs. Runs may have shared a GPU, so *minutes* of training and *pairs/s* (phrases trained on
@@ -58,12 +64,14 @@ somewhat below what a training of just that length would have reached."""
 
 FROZEN = """\
 The same systems with their backbones as they were pretrained, on test: *fine-tuned* repeats the mIoU from
-above, so the distance between the two columns is what training the backbones is worth, where both trained
-for about as long (*minutes* here and above)."""
+above. The frozen ones trained for less time (*minutes* here and above), so the distance between the two
+columns is that of trained backbones and of a longer training together. For the flagship *frozen backbones*
+among the ablations compares equal trainings."""
 
 FAMILIES = """\
 Acc@0.5 on test by family, with the number of expressions: read along a row to see what a system cannot do,
-and down a column to see which kind of phrase is hard for all."""
+and down a column to see which kind of phrase is hard for all. What does not train (proposals, constant box)
+was asked the first {looked_at:,} pictures only."""
 
 TRAINING_FREE = """\
 `detector-clip` learns nothing from phrases: our small CLIP picks one of the proposals. *R@all* is its
@@ -115,9 +123,10 @@ covers, trained on as many other pictures, and what the same layer reads from th
 weights. *Chance* is the commonest answer."""
 
 SEARCH = """\
-Short trainings on fewer pictures of another seed, from which every system's settings were chosen
+Short trainings on fewer pictures of another seed, from which the settings of these systems were chosen
 ([experiments/plan.py](experiments/plan.py)): by the mIoU on their own val, and what concerns unseen pairs on
-their own novel. None of these pictures is in a table above."""
+their own novel. None of these pictures is in a table above. `clip-rpn-pooled` and `clip-rpn-concat` were not
+searched: they have the learning rate of `clip-rpn-tokens`."""
 
 NOT_RUN = """\
 The plan ([experiments/plan.py](experiments/plan.py)) also has these; the same command goes on with them:"""

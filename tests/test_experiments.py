@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import backbones, detector, report, results
+from experiments import backbones, detector, report, report_tables, results
 from vg_utils.config import ClipConfig, DetectorClipConfig
 from vg_utils.data import DataError, load_examples, load_image
 from vg_utils.data.raycast import SHAPES
@@ -240,6 +240,29 @@ def test_the_page_says_when_the_flagship_passes_the_best_other_system(tmp_path):
     study = results.load(gathered(tmp_path, *jobs))
     said = " ".join(report.systems(study).split())
     assert "good ends with 0.800 mIoU, which not every seed of flagship passes" in said
+
+
+def test_errors_are_counted_against_the_flagship_on_the_same_phrases(tmp_path):
+    few = job("few", "systems", shift=-0.3, model="clip-hrnet")
+    rows = few["rows"]["test"]
+    few["rows"]["test"] = rows[rows["image_id"] >= 4]  # the later pictures, which are the easier ones
+    few["results"]["test"] |= {"acc@0.5": float((few["rows"]["test"]["iou"] >= 0.5).mean())}
+    flagship = job("flagship", "systems", 0)
+    study = results.load(gathered(tmp_path, flagship, few))
+    same = flagship["rows"]["test"]["iou"][few["rows"]["test"].index] < 0.5
+    wrong = 1 - few["results"]["test"]["acc@0.5"]
+    assert report_tables.times_as_often(line_of(study, "few").to_dict()) == f"{wrong / same.mean():.2f}"
+    assert report_tables.times_as_often(line_of(study, "flagship").to_dict()) == "1.00"
+
+
+def test_the_best_by_one_metric_need_not_be_by_another():
+    rows = [{"name": "a", "label": "a", "miou": 0.8, "acc@0.5": 0.8}]
+    rows += [{"name": "b", "label": "b", "miou": 0.7, "acc@0.5": 0.9}]
+    assert report._winner(rows) == "By mIoU the best is a (0.800), by Acc@0.5 b (0.900 against 0.800)."
+    rows[1]["acc@0.5"] = 0.7
+    assert (
+        report._winner(rows) == "Best is a (mIoU 0.800, Acc@0.5 0.800), then b (mIoU 0.700, Acc@0.5 0.700)."
+    )
 
 
 def test_the_learning_curve_ends_at_the_system_itself(tmp_path):

@@ -1,10 +1,10 @@
 """What the small backbones know before they ground anything: `python -m experiments.backbones`.
 
-They stand where OpenAI's CLIP and ImageNet's HRNet stand at full size, and are asked what those are asked.
-CLIP: names that it was never trained to choose from, and which phrase belongs to which picture (zero-shot
-classification and retrieval; Radford et al. 2021, section 3.1). HRNet: what one linear layer reads from its
-map, beside the same layer on the same network with random weights. The pictures are the test split under the
-pretraining's seed, on which nothing was trained; a few minutes on a processor.
+They stand where OpenAI's CLIP and ImageNet's HRNet stand at full size. CLIP is asked to name and to retrieve,
+as in zero-shot classification (Radford et al. 2021, section 3.1), in words that its captions had, too. HRNet
+is asked what one linear layer, fitted anew, reads from its map of the task that it was pretrained on, beside
+the same layer on the same network with random weights. The pictures are other splits under the pretraining's
+seed, on which nothing was trained; a few minutes on a processor.
 """
 
 from __future__ import annotations
@@ -96,8 +96,10 @@ def marked(model: ClipBackbone, corpus: Corpus, side: int) -> dict:
 
 def ask_hrnet(model: HRNetBackbone, learn: Corpus, test: Corpus, side: int) -> list[dict]:
     """What a linear layer, trained on `learn`, says of the cells of `test` that a solid covers."""
-    head = train_probe(model, learn, side)
-    maps = features(model, test, side)
+    maps = features(model, learn, side)
+    scale = maps.std((0, 2, 3), keepdim=True).clamp(min=1e-6)  # of each channel, alike for any network
+    head = train_probe(maps / scale, learn)
+    maps = features(model, test, side) / scale
     with torch.no_grad():
         _, distances, *logits = head(maps)
     cells = assign_cells(test, rows_by_scene(test), maps.shape[-1])
@@ -111,11 +113,10 @@ def ask_hrnet(model: HRNetBackbone, learn: Corpus, test: Corpus, side: int) -> l
     return [*lines, answer("IoU of its box", None, iou, pictures)]
 
 
-def train_probe(model: HRNetBackbone, corpus: Corpus, side: int) -> DenseHead:
-    """A linear layer for the dense task of the pretraining, on a map that stays as it is."""
+def train_probe(maps: Tensor, corpus: Corpus) -> DenseHead:
+    """A linear layer for the dense task of the pretraining, on maps (M, C, G, G) of the corpus' pictures."""
     torch.manual_seed(0)
-    maps, rows = features(model, corpus, side), rows_by_scene(corpus)
-    head = DenseHead(model.channels)
+    head, rows = DenseHead(maps.shape[1]), rows_by_scene(corpus)
     optimizer = torch.optim.AdamW(head.parameters(), PROBE_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, PROBE_STEPS)
     for _ in range(PROBE_STEPS):
@@ -138,17 +139,17 @@ def untrained(corpus: Corpus, side: int) -> HRNetBackbone:
 
 @torch.no_grad()
 def features(model: HRNetBackbone, corpus: Corpus, side: int) -> Tensor:
-    """Maps (M, C, G, G) of the corpus' pictures, each channel scaled to a deviation of 1 over all of them."""
+    """Maps (M, C, G, G) of the corpus' pictures."""
     model.eval()
-    maps = torch.cat([model(resized(part, side)) for part in corpus.images.split(AT_ONCE)])
-    return maps / maps.std((0, 2, 3), keepdim=True).clamp(min=1e-6)
+    return torch.cat([model(resized(part, side)) for part in corpus.images.split(AT_ONCE)])
 
 
 def crop_solids(corpus: Corpus, side: int) -> Tensor:
     """Every solid cut out along its box, float (K, 3, side, side) in [0, 1]."""
     rois = torch.cat([corpus.scene[:, None].float(), corpus.boxes_xyxy], dim=1)
     pictures = corpus.images.float() / 255
-    return torch.cat([roi_align(pictures, part, side, sampling_ratio=2) for part in rois.split(AT_ONCE)])
+    parts = [roi_align(pictures, part, side, sampling_ratio=2, aligned=True) for part in rois.split(AT_ONCE)]
+    return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -165,7 +166,7 @@ def read(model: ClipBackbone, texts: Sequence[str]) -> Tensor:
 
 def measure(scenes: int) -> dict:
     """Ask both backbones at every input size on so many test pictures; plain data."""
-    learn, test = (draw_corpus(split, scenes, DRAWN, "cpu") for split in ("train", "test"))
+    learn, test = (draw_corpus(split, scenes, DRAWN, "cpu") for split in ("val", "test"))
     found = {"scenes": scenes, "seed": SEED, "solids": len(test.scene), "parameters": {}, "answers": []}
     for side in SIDES:
         clip = ClipBackbone(ClipConfig("scenes-rn", "shipped"), side).eval()
@@ -188,7 +189,9 @@ def main() -> None:
     """Measure and write `experiments/backbones.pkl`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--scenes", type=int, default=500, help="of test, and as many of train for the probe")
+    parser.add_argument(
+        "--scenes", type=int, default=500, help="of test, and as many of val for the linear layer"
+    )
     options = parser.parse_args()
     save_pickle(options.out, measure(options.scenes))
     print(f"{options.out}: written; python -m experiments.report puts it into RESULTS.md")

@@ -112,15 +112,16 @@ of their pretraining. Shares in [0, 1] with 95% intervals over pictures (in the 
 over descriptions)."""
 
 CLIP = """\
-The CLIP ({parameters:.1f} M parameters), zero-shot: it names a crop of a solid by the nearest of *the cube*,
-*the sphere* ...; it finds a crop's description (*the metal red cube*) among all, and a crop for a
-description; and of a picture that is blurred around one of its solids at a time, it finds the one that a
-phrase refers to."""
+The CLIP ({parameters:.1f} M parameters) was pretrained on such crops, descriptions and phrases of other
+pictures, at 128 pixels only. It names a crop of a solid by the nearest of *the cube*, *the sphere* ...; it
+finds a crop's description (*the metal red cube*) among all, and a crop for a description; and of a picture
+that is blurred around one of its solids at a time, it finds the one that a phrase refers to. *Chance* is a
+blind guess."""
 
 HRNET = """\
-The HRNet ({parameters:.1f} M parameters): what one linear layer reads from a cell of its map that a solid
-covers, trained on as many other pictures, and what the same layer reads from the same network with random
-weights. *Chance* is the commonest answer."""
+The HRNet ({parameters:.1f} M parameters), asked what it was pretrained for: what one linear layer, fitted
+anew on as many pictures of val, reads from a cell of its map that a solid covers, and what it reads from the
+same network with random weights. *Chance* is the commonest answer."""
 
 SEARCH = """\
 Short trainings on fewer pictures of another seed, from which the settings of these systems were chosen

@@ -230,16 +230,18 @@ def test_the_page_has_what_was_run_and_its_figures(tmp_path, capsys):
 def test_the_page_says_when_the_flagship_passes_the_best_other_system(tmp_path):
     other = {"group": "systems", "model": "clip-hrnet"}
     jobs = [*two_seeds(), job("weak", shift=-0.3, **other), job("good", shift=0.05, **other)]
+    jobs[0]["history"][1]["val_miou"] = 0.54  # passes an epoch later than the second seed
+    jobs[-1]["history"][-1]["val_miou"] = 0.5  # was better before
     study = results.load(gathered(tmp_path, *jobs))
     minutes, mious = report.progress(study, "flagship")[1]
     assert minutes.tolist() == pytest.approx([1 / 3, 2 / 3, 1])
     assert mious.tolist() == pytest.approx([0.28, 0.56, 0.7])
     said = " ".join(report.systems(study).split())
-    assert "good ends with 0.550 mIoU; every seed of flagship has passed that after 0.7 of" in said
+    assert "good reaches 0.550 mIoU; every seed of flagship has passed that after 1.0 of" in said
     jobs[-1] = job("good", shift=0.3, **other)  # better than the flagship
     study = results.load(gathered(tmp_path, *jobs))
     said = " ".join(report.systems(study).split())
-    assert "good ends with 0.800 mIoU, which not every seed of flagship passes" in said
+    assert "good reaches 0.800 mIoU, which not every seed of flagship passes" in said
 
 
 def test_errors_are_counted_against_the_flagship_on_the_same_phrases(tmp_path):
@@ -351,6 +353,11 @@ def test_the_small_backbones_know_more_than_random_ones_and_the_page_says_so(mon
     for name in ("shape", "color"):
         question = f"{name} of the solid in a cell"
         assert score["hrnet", question] > score["random hrnet", question] + 0.1
+    for name in ("shape", "material"):
+        assert score["clip", f"{name} of a crop"] > 0.8
+    (marked,) = (line for line in asked["answers"] if line["question"].startswith("solid that a phrase"))
+    assert marked["score"] > marked["chance"] + 0.15
+    assert score["hrnet", "IoU of its box"] > score["random hrnet", "IoU of its box"] + 0.1
     opcodes = {opcode.name for opcode, _, _ in pickletools.genops(pickle.dumps(asked, protocol=4))}
     assert not opcodes & {"GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ"}
     page = report.page(results.load(gathered(tmp_path, *two_seeds())), asked=asked)

@@ -7,7 +7,8 @@ task, naming and boxing the solid that each cell of its map lies on. Neither is 
 
 Both learn at two input sizes, in turn, and BatchNorm's running statistics are taken for each at the end:
 trained on sizes from 128 to 224 with one set of them, the features of evaluation mode were off by 25% at 128,
-and the boxes read from them by three times (measured).
+and the boxes read from them by three times (measured). The CLIP that is shipped is from
+before and learned at 128 only (`weights/pretraining.json`).
 
 Needs a GPU: 20,000 scenes, about nine minutes on an H200. The scenes are RefScenes' own training split under
 a seed that no other command uses; `vg_utils.pretraining_corpus` draws them. What the backbones know in the
@@ -33,6 +34,7 @@ from torch.optim.swa_utils import update_bn
 
 from vg_utils.boxes import paired_iou
 from vg_utils.config import ClipConfig, HRNetConfig
+from vg_utils.data.scenes import VERSION
 from vg_utils.models.backbones import ClipBackbone, HRNetBackbone, normalise, resized_positions
 from vg_utils.models.shipped import Statistics, pack
 from vg_utils.pretraining_corpus import (
@@ -257,7 +259,13 @@ def main() -> None:
     clip, statistics = pretrain_clip(corpus, options.clip_steps, options.batch, 1e-3, random)
     save_file(pack(clip.clip, vocabulary(corpus), statistics), options.out / "scenes-rn.safetensors")
     report = {name: value for name, value in vars(options).items() if name != "out"}
-    report |= {"seed": SEED, "device": device, "seconds": round(time.perf_counter() - started, 1)}
+    report |= {
+        "refscenes_version": VERSION,
+        "input_sides": SIDES,
+        "seed": SEED,
+        "device": device,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
     text = json.dumps(report, indent=2)
     (options.out / "pretraining.json").write_text(text + "\n")
     print(text)

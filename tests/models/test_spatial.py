@@ -38,6 +38,7 @@ from vg_utils.models.spatial import KINDS, comparisons, head_noun_phrase, log_fa
         ("a suitcase with clothes on top of it", "a suitcase", []),
         # heads
         ("a black and white cat lying on a bed", "a black and white cat", []),
+        ("ice cream and a spoon", "ice cream", []),
         ("there is a girl standing behind another girl", "a girl", []),
         ("a sleeping cat", "a sleeping cat", []),
         ("piece of cake being cut", "piece of cake", []),

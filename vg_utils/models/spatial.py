@@ -20,7 +20,6 @@ from torch import Tensor
 from torchvision.ops import box_area
 
 from vg_utils.boxes import to_cxcywh
-from vg_utils.data.text import names_color
 
 KINDS = ("left", "right", "top", "bottom", "middle", "largest", "smallest")
 
@@ -63,6 +62,11 @@ _ENDS = _words(
 _ING_NOUNS = _words(
     """building buildings painting ceiling string king ring wing earring railing clothing thing things pudding
     icing awning swing sibling wedding morning evening serving topping stuffing living dining wrapping"""
+)
+# Exact words, unlike those of `names_color`: "ice cream and a spoon" joins no colours.
+_COLORS = _words(
+    """black white gray grey red green blue yellow brown orange pink purple tan beige gold golden silver dark
+    light"""
 )
 _COMPARED = {
     "of": _words("left right top side"),
@@ -160,7 +164,7 @@ def head_noun_phrase(text: str) -> str:
         content = any(w not in _DETERMINERS for w in kept)
         participle = word.endswith("ing") and len(word) > 4 and word not in _ING_NOUNS
         compared = word in _COMPARED.get(following, ())
-        joins = word == "and" and kept and names_color(kept[-1])  # "a black and white dog"
+        joins = word == "and" and kept and kept[-1] in _COLORS  # "a black and white dog"
         if content and not joins and (word in _ENDS or participle or compared):
             break
         if word in _ENDS and not kept:  # "on the left , a dog" starts with a place

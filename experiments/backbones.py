@@ -18,7 +18,6 @@ from random import Random
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 from vg_utils.boxes import paired_iou
 from vg_utils.checkpoints import save_pickle
@@ -27,7 +26,16 @@ from vg_utils.data.text import tokenize
 from vg_utils.metrics import bootstrap_ci
 from vg_utils.models.backbones import ClipBackbone, HRNetBackbone
 from vg_utils.pretraining import DRAWN, SIDES, DenseHead, assign_cells, dense_losses, statistics_by_side
-from vg_utils.pretraining_corpus import ATTRIBUTES, SEED, Corpus, draw_corpus, mark, resized, rows_by_scene
+from vg_utils.pretraining_corpus import (
+    ATTRIBUTES,
+    SEED,
+    Corpus,
+    crop,
+    draw_corpus,
+    mark,
+    resized,
+    rows_by_scene,
+)
 
 OUT = Path(__file__).parent / "backbones.pkl"
 TEMPLATES = {"shape": "the {}", "color": "the {} thing", "material": "the {} thing"}
@@ -39,12 +47,13 @@ def answer(question: str, chance: float | None, scores: Tensor, pictures: Tensor
     """A line of the report: the mean of scores (N,), its interval over pictures (N,), what chance gives."""
     low, high = bootstrap_ci(scores.float().numpy(), pictures.numpy())
     found = {"question": question, "chance": chance, "score": scores.float().mean().item()}
-    return found | {"low": low, "high": high, "n": len(scores)}
+    return found | {"score_low": low, "score_high": high, "n": len(scores)}
 
 
 def ask_clip(model: ClipBackbone, corpus: Corpus, side: int) -> list[dict]:
     """Names of crops, descriptions for crops, crops for descriptions, and the solid that a phrase means."""
-    crops = encode(model, crop_solids(corpus, side))
+    parts = torch.arange(len(corpus.scene)).split(AT_ONCE)
+    crops = torch.cat([encode(model, crop(corpus, rows, side, room=0)) for rows in parts])
     lines = zero_shot(model, crops, corpus) + retrieval(model, crops, corpus)
     return [*lines, marked(model, corpus, side)]
 
@@ -106,7 +115,7 @@ def ask_hrnet(model: HRNetBackbone, learn: Corpus, test: Corpus, side: int) -> l
     pictures, lines = test.scene[cells.row], []
     for number, (name, scores) in enumerate(zip(ATTRIBUTES, logits, strict=True)):
         labels = test.labels[cells.row, number]
-        hits = scores.flatten(2).transpose(1, 2)[cells.inside].argmax(1) == labels
+        hits = cells.read(scores).argmax(1) == labels
         commonest = labels.bincount().max().item() / len(labels)
         lines.append(answer(f"{name} of the solid in a cell", commonest, hits, pictures))
     iou = paired_iou(cells.boxes_of(distances), cells.boxes_xyxy)
@@ -144,18 +153,10 @@ def features(model: HRNetBackbone, corpus: Corpus, side: int) -> Tensor:
     return torch.cat([model(resized(part, side)) for part in corpus.images.split(AT_ONCE)])
 
 
-def crop_solids(corpus: Corpus, side: int) -> Tensor:
-    """Every solid cut out along its box, float (K, 3, side, side) in [0, 1]."""
-    rois = torch.cat([corpus.scene[:, None].float(), corpus.boxes_xyxy], dim=1)
-    pictures = corpus.images.float() / 255
-    parts = [roi_align(pictures, part, side, sampling_ratio=2, aligned=True) for part in rois.split(AT_ONCE)]
-    return torch.cat(parts)
-
-
 @torch.no_grad()
 def encode(model: ClipBackbone, images: Tensor) -> Tensor:
     """Unit vectors (N, D) of pictures (N, 3, S, S)."""
-    return torch.cat([F.normalize(model.encode_images(part), dim=1) for part in images.split(AT_ONCE)])
+    return F.normalize(model.encode_images(images), dim=1)
 
 
 @torch.no_grad()

@@ -218,8 +218,8 @@ def learning_curve(study: Study) -> str:
     return section("Learning curve", lead, rows, columns, figure)
 
 
-def _interval_of(name: str) -> Column:
-    return lambda r: interval(r[name], "miou") if r[name] else NONE
+def _interval_of(column: str, name: str = "miou") -> Column:
+    return lambda r: interval(r[column], name) if r[column] else NONE
 
 
 def _curve_times(rows: Sequence[dict]) -> str:
@@ -273,14 +273,10 @@ def backbones(asked: dict) -> str:
             weights = ", random weights" if line["backbone"].startswith("random") else ""
             column = f"at {line['side']}{weights}"
             rows[line["question"]] |= {column: line}
-            columns[column] = _score_of(column)
+            columns[column] = _interval_of(column, "score")
         lead = lead.format(parameters=asked["parameters"][name] / 1e6)
         parts += [lead, table(list(rows.values()), columns)]
     return "\n\n".join(parts)
-
-
-def _score_of(column: str) -> Column:
-    return lambda r: f"{r[column]['score']:.3f} [{r[column]['low']:.3f}, {r[column]['high']:.3f}]"
 
 
 def searched(study: Study) -> str:

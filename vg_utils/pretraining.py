@@ -177,13 +177,11 @@ def dense_losses(outputs: list[Tensor], corpus: Corpus, rows: Tensor) -> dict[st
     """
     presence, distances, *attributes = outputs
     cells = assign_cells(corpus, rows, presence.shape[-1])
-    inside = cells.inside
-    losses = {"presence": F.binary_cross_entropy_with_logits(presence.flatten(1), inside.float())}
+    losses = {"presence": F.binary_cross_entropy_with_logits(presence.flatten(1), cells.inside.float())}
     predicted, true = cells.boxes_of(distances), cells.boxes_xyxy
     losses["box"] = F.l1_loss(predicted, true) * 5 + 1 - paired_iou(predicted, true).mean()
     for number, (name, logits) in enumerate(zip(ATTRIBUTES, attributes, strict=True)):
-        logits = logits.flatten(2).transpose(1, 2)[inside]  # (P, classes)
-        losses[name] = F.cross_entropy(logits, corpus.labels[cells.row, number])
+        losses[name] = F.cross_entropy(cells.read(logits), corpus.labels[cells.row, number])
     return losses
 
 
@@ -203,9 +201,13 @@ class Cells:
     boxes_xyxy: Tensor
     centres: Tensor
 
+    def read(self, maps: Tensor) -> Tensor:
+        """What maps (B, C, G, G) say of these cells: (P, C)."""
+        return maps.flatten(2).transpose(1, 2)[self.inside]
+
     def boxes_of(self, distances: Tensor) -> Tensor:
         """Boxes (P, 4) in [0, 1] from what a `DenseHead` says of distances to their sides (B, 4, G, G)."""
-        sides = F.softplus(distances.flatten(2).transpose(1, 2)[self.inside])  # left, top, right, bottom
+        sides = F.softplus(self.read(distances))  # left, top, right, bottom
         return torch.cat([self.centres - sides[:, :2], self.centres + sides[:, 2:]], dim=1)
 
 

@@ -83,14 +83,14 @@ def clip_batch(corpus: Corpus, batch: int, side: int, random: Random) -> tuple[T
     chosen = [ref for scene in scenes for ref in corpus.refs[scene]][: batch // 2]
     texts += [random.choice(sentences) for _, sentences in chosen]
     marked = torch.tensor([row for row, _ in chosen], device=rows.device)
-    return torch.cat([_crop(corpus, rows, side), mark(corpus, marked, side, random)]), texts
+    return torch.cat([crop(corpus, rows, side), mark(corpus, marked, side, random)]), texts
 
 
-def _crop(corpus: Corpus, rows: Tensor, side: int) -> Tensor:
-    """The solids of (K,) rows with some room around them, float (K, 3, side, side) in [0, 1]."""
+def crop(corpus: Corpus, rows: Tensor, side: int, room: float = 0.35) -> Tensor:
+    """The solids of (K,) rows with up to `room` of their size on each side, (K, 3, side, side) in [0, 1]."""
     boxes, drawn = corpus.boxes_xyxy[rows], corpus.images.shape[-1]
-    room = torch.rand(len(rows), 4, device=rows.device) * 0.35 * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    boxes = (boxes + torch.tensor([-1, -1, 1, 1], device=rows.device) * room).clamp(0, drawn)
+    around = torch.rand(len(rows), 4, device=rows.device) * room * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    boxes = (boxes + torch.tensor([-1, -1, 1, 1], device=rows.device) * around).clamp(0, drawn)
     rois = torch.cat([torch.arange(len(rows), device=rows.device)[:, None], boxes], dim=1)
     images = corpus.images[corpus.scene[rows]].float() / 255
     return roi_align(images, rois, side, sampling_ratio=2, aligned=True).clamp(0, 1)

@@ -23,6 +23,7 @@ from matplotlib.tri import Triangulation
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from vg_utils.tuning_storage import best_trial
 from vg_utils.visualize import (
     BAR_COLORS,
     INK,
@@ -96,7 +97,7 @@ def draw_curves(study: optuna.Study, path: PathLike = None, title: str = "") -> 
     groups = (
         (_with_state(study, TrialState.PRUNED), "#b9653f", "pruned", 1.0, "x"),
         (_whole(study), BAR_COLORS[1], "complete", 1.2, None),
-        (_best(study), VAL_COLOR, "best", 2.4, None),
+        ([best_trial(study)], VAL_COLOR, "best", 2.4, None),
     )
     for trials, color, label, width, marker in groups:
         for i, trial in enumerate(trials):
@@ -321,10 +322,6 @@ def _whole(study: optuna.Study) -> list[FrozenTrial]:
 
 def _with_state(study: optuna.Study, state: TrialState) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(state,))
-
-
-def _best(study: optuna.Study) -> list[FrozenTrial]:
-    return [max(_whole(study), key=lambda trial: trial.values[0])]
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

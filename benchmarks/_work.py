@@ -14,10 +14,10 @@ from torch import nn
 from vg_utils.config import Config
 from vg_utils.data.batches import GroundingDataset, collate
 from vg_utils.data.examples import Expression, GroundingExample
-from vg_utils.data.scenes import make_scenes
 from vg_utils.data.transforms import EvalTransform
 from vg_utils.models.base import GroundingModel
 from vg_utils.presets import preset
+from vg_utils.refscenes.scenes import make_scenes
 
 GRAIN = 13  # grey levels: with it the files are as large as COCO's photographs, 150 KB on average
 JPEG_QUALITY = 90

@@ -2,9 +2,9 @@
 
     python -m vg_utils benchmark caching [--full]
 
-Both are `vg_utils.engine.fit` on the same pictures, under the same random transforms (the cache holds a view
-for each epoch), with the same dropout: the losses agree but for the float16 of the cache. What building the
-cache costs, once for each view, is a row of its own.
+Both are `vg_utils.training.engine.fit` on the same pictures, under the same random transforms (the cache
+holds a view for each epoch), with the same dropout: the losses agree but for the float16 of the cache. What
+building the cache costs, once for each view, is a row of its own.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from benchmarks._timing import Comparison, Report, device, finish, options, seco
 from benchmarks._work import untrained
 from vg_utils.config import Config
 from vg_utils.data.batches import GroundingDataset
-from vg_utils.data.scenes import write_scenes
 from vg_utils.data.transforms import TrainTransform
-from vg_utils.engine import fit
-from vg_utils.features import cache_features
-from vg_utils.loaders import load_split
 from vg_utils.models import build_model
+from vg_utils.refscenes.scenes import write_scenes
+from vg_utils.training.engine import fit
+from vg_utils.training.features import cache_features
+from vg_utils.training.loaders import load_split
 
 UNCACHED, CACHED = "an epoch from pictures", "an epoch from the cache"
 BUILDING = "building a view of the cache (once)"

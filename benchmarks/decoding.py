@@ -22,8 +22,8 @@ from benchmarks._work import one_by_one, photographs
 from vg_utils.data import load_examples
 from vg_utils.data.batches import GroundingDataset, make_loader
 from vg_utils.data.examples import GroundingExample, load_image
-from vg_utils.data.text import tokenize
 from vg_utils.data.transforms import EvalTransform, TrainTransform, View
+from vg_utils.models.clip import tokenize
 
 SIZE = 224
 BATCH_IMAGES = 16

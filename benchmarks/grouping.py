@@ -4,9 +4,9 @@
 
 Same model, same pairs in a step, same precision; a step is forward, losses, backward and optimizer. The
 default is the size of the `scenes` preset; `--full` is RN50 and HRNet-W18 at 224. `clip-rpn-attention` is
-also compared with how the second seed trained: each picture of 640 x 640 is a tensor that is turned to a PIL
-image, preprocessed and put through CLIP's trunk once per phrase, one by one. Only that differs: phrases are
-encoded in one batch, and head, losses and precision are ours in every variant, not the seed's.
+also compared with how the ClipRPN project trained: each picture of 640 x 640 is a tensor that is turned to a
+PIL image, preprocessed and put through CLIP's trunk once per phrase, one by one. Only that differs: phrases
+are encoded in one batch, and head, losses and precision are ours in every variant, not the project's.
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ from vg_utils.config import Config
 from vg_utils.data.batches import Batch, GroundingDataset, collate
 from vg_utils.data.examples import GroundingExample, load_image
 from vg_utils.data.transforms import EvalTransform
-from vg_utils.evaluation import autocast
 from vg_utils.models import build_model
 from vg_utils.models.base import Features, GroundingModel
-from vg_utils.optim import make_optimizer
+from vg_utils.models.precision import autocast
+from vg_utils.training.optim import make_optimizer
 
-SEED_SIDE = 640  # pixels of the second seed's pictures
+PROJECT_SIDE = 640  # pixels of the ClipRPN project's pictures
 GROUPED, EACH = "one image for all its expressions", "one image per expression"
-SEEDS_WAY, READY = "the seed's way: one by one, through PIL", "the same, resized beforehand (by workers)"
+PROJECTS_WAY, READY = (
+    "the ClipRPN project's way: one by one, through PIL",
+    "the same, resized beforehand (by workers)",
+)
 
 
 def batch_of(examples: Sequence[GroundingExample], size: int) -> Batch:
@@ -62,7 +65,7 @@ def compare_grouping(
 def compare_with_seed(
     title: str, config: Config, examples: Sequence[GroundingExample], rounds: int
 ) -> tuple[Comparison, dict[str, float]]:
-    """Steps from decoded pictures of 640 x 640 on: the seed's way, one image per expression, and grouped."""
+    """Steps from pictures of 640 x 640: the ClipRPN project's way, one per expression, and grouped."""
     model, step = trainer(config, examples)
     size = config.model.image_size
     examples = [in_memory(example) for example in examples]
@@ -78,14 +81,14 @@ def compare_with_seed(
     check = same_boxes(title, predict(model, as_the_seed()), predict(model, ready))
     seconds = in_turns(
         {
-            SEEDS_WAY: lambda: step(as_the_seed()),
+            PROJECTS_WAY: lambda: step(as_the_seed()),
             EACH: lambda: step(batch_of(pairs, size).to(device())),
             GROUPED: lambda: step(batch_of(examples, size).to(device())),
             READY: lambda: step(ready),
         },
         rounds,
     )
-    comparison = Comparison(title, SEEDS_WAY, seconds, len(pairs), "pairs/s")
+    comparison = Comparison(title, PROJECTS_WAY, seconds, len(pairs), "pairs/s")
     return comparison, check
 
 
@@ -103,7 +106,7 @@ def encode_as_the_seed(model: GroundingModel, pictures: Sequence[Tensor], size: 
 def trainer(
     config: Config, examples: Sequence[GroundingExample]
 ) -> tuple[GroundingModel, Callable[[Batch], None]]:
-    """A model in training and its step, as `vg_utils.engine` does it without accumulation and clipping."""
+    """A model in training and its step, as `training.engine` does it without accumulation and clipping."""
     torch.manual_seed(0)
     model = build_model(config.model.name, config.model).to(device())
     enliven(model, examples, config.model.image_size)
@@ -150,14 +153,14 @@ def same_boxes(title: str, one: Tensor, other: Tensor) -> dict[str, float]:
 
 
 def in_memory(example: GroundingExample) -> GroundingExample:
-    """The example with its picture decoded and squashed to the seed's square; the boxes follow."""
-    scale_x, scale_y = (SEED_SIDE / side for side in example.size_wh)
+    """The example with its picture decoded and squashed to the project's square; the boxes follow."""
+    scale_x, scale_y = (PROJECT_SIDE / side for side in example.size_wh)
     factors = (scale_x, scale_y, scale_x, scale_y)
     expressions = [
         replace(e, box_xyxy=tuple(v * f for v, f in zip(e.box_xyxy, factors, strict=True)))
         for e in example.expressions
     ]
-    image = load_image(example.image).resize((SEED_SIDE, SEED_SIDE), Image.Resampling.BICUBIC)
+    image = load_image(example.image).resize((PROJECT_SIDE, PROJECT_SIDE), Image.Resampling.BICUBIC)
     return replace(
         example,
         image=image,

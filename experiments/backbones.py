@@ -19,14 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vg_utils.boxes import paired_iou
-from vg_utils.checkpoints import save_pickle
-from vg_utils.config import ClipConfig, HRNetConfig
-from vg_utils.data.text import tokenize
-from vg_utils.metrics import bootstrap_ci
-from vg_utils.models.backbones import ClipBackbone, HRNetBackbone
-from vg_utils.pretraining import DRAWN, SIDES, DenseHead, assign_cells, dense_losses, statistics_by_side
-from vg_utils.pretraining_corpus import (
+from experiments.pretraining import DRAWN, SIDES, DenseHead, assign_cells, dense_losses, statistics_by_side
+from experiments.pretraining_corpus import (
     ATTRIBUTES,
     SEED,
     Corpus,
@@ -36,6 +30,12 @@ from vg_utils.pretraining_corpus import (
     resized,
     rows_by_scene,
 )
+from vg_utils.boxes import paired_iou
+from vg_utils.config import ClipConfig, HRNetConfig
+from vg_utils.evaluation.metrics import bootstrap_ci
+from vg_utils.models.checkpoints import save_pickle
+from vg_utils.models.clip import ClipBackbone, tokenize
+from vg_utils.models.hrnet import HRNetBackbone
 
 OUT = Path(__file__).parent / "backbones.pkl"
 TEMPLATES = {"shape": "the {}", "color": "the {} thing", "material": "the {} thing"}

@@ -34,10 +34,10 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from vg_utils.config import DetectorClipConfig
 from vg_utils.data import DataError, GroundingExample, load_examples, load_image
-from vg_utils.data.raycast import SHAPES
-from vg_utils.evaluation import autocast
 from vg_utils.files import write_atomically
 from vg_utils.models.detectors import select_proposals
+from vg_utils.models.precision import autocast
+from vg_utils.refscenes.raycast import SHAPES
 
 ARCHITECTURE = "fasterrcnn_mobilenet_v3_large_320_fpn"
 CLASSES = 1 + len(SHAPES)  # background is 0, SHAPES[i] is i + 1

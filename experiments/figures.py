@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from experiments.results import Study
-from vg_utils.visualize import INK, STYLE, TRAIN_COLOR, VAL_COLOR, PathLike, StyledFigure, finish
+from vg_utils.figures.style import INK, STYLE, TRAIN_COLOR, VAL_COLOR, PathLike, StyledFigure, finish
 
 GROUPS = {  # group -> its name in legends, and its colour
     "long": ("the flagship, trained longer", "#12355b"),

@@ -18,13 +18,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from experiments.plan import FROZEN
-from vg_utils.checkpoints import load_weights
 from vg_utils.config import Config, ModelConfig, set_fields
 from vg_utils.data import load_examples
-from vg_utils.engine import fit
-from vg_utils.evaluation import eval_batches, predict_rows
+from vg_utils.evaluation.rows import eval_batches, predict_rows
 from vg_utils.models import build_model
+from vg_utils.models.checkpoints import load_weights
+from vg_utils.models.clip import ClipTokenizer
 from vg_utils.presets import preset
+from vg_utils.training.engine import fit
 
 
 def write_random_backbones(folder: Path, model: ModelConfig, images: Tensor) -> dict[str, str]:
@@ -67,7 +68,7 @@ def overfit(config: Config, folder: Path) -> float:
     config = set_fields(config, **FROZEN, **random, data__features=str(folder / "features"))
     count, size = config.data.limit_images, config.model.image_size
     examples = load_examples(config.data.root, "train")[:count]
-    (batch,) = eval_batches(examples, size, batch_images=count)
+    (batch,) = eval_batches(examples, size, ClipTokenizer(), batch_images=count)
     files = write_random_backbones(folder, config.model, batch.images)
     config = set_fields(config, **files, train__cached=True, train__batch_images=count)
     fit(config, folder / "run")

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from vg_utils.evaluation.metrics import THRESHOLDS, bootstrap_ci
 from vg_utils.files import write_atomically
-from vg_utils.metrics import THRESHOLDS, bootstrap_ci
 
 MAX_BYTES = 1_500_000  # a repository carries the file for ever
 MOST_EPOCHS = 60  # of a training whose val mIoU is kept

@@ -34,15 +34,16 @@ import torch
 
 from experiments.plan import PICTURES_PER_SECOND, SIZE, Run, search, shuffled, study
 from experiments.ship import ship_run
-from vg_utils.checkpoints import save_pickle
 from vg_utils.data import GroundingExample, load_examples
 from vg_utils.data.resident import ResidentPictures
-from vg_utils.data.scenes import write_scenes
 from vg_utils.data.transforms import EvalTransform
-from vg_utils.metrics import breakdown
+from vg_utils.evaluation.metrics import breakdown
 from vg_utils.models.base import GroundingModel
+from vg_utils.models.checkpoints import save_pickle
+from vg_utils.models.clip import ClipTokenizer
 from vg_utils.pipeline import evaluate_constant
 from vg_utils.predictor import Grounder, default_device
+from vg_utils.refscenes.scenes import write_scenes
 
 # Asks the driver's library whether there is a GPU, without initialising it, which no forked process survives.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -79,7 +80,7 @@ class Pictures:
         self.root, self.device = root, "cpu"
         self.held: dict[tuple[str, bool], ResidentPictures] = {}
         for split, examples in read_splits(root, workers).items():
-            plain = ResidentPictures(examples, size, "cpu", workers)
+            plain = ResidentPictures(examples, size, ClipTokenizer(), "cpu", workers)
             self.held[split, False] = plain
             if shuffle:
                 self.held[split, True] = plain.with_examples(shuffled(plain.examples))
@@ -140,7 +141,7 @@ def learn_detector(options: argparse.Namespace) -> None:
 
 def train_and_score(job: Job, pictures: Pictures, out: Path, minutes: float) -> dict:
     """Train for about so many minutes, and score the best weights."""
-    from vg_utils.engine import fit
+    from vg_utils.training.engine import fit
 
     run = job.run
     config = replace(run.config, train=replace(run.config.train, seed=job.seed))
@@ -167,20 +168,18 @@ def train_and_score(job: Job, pictures: Pictures, out: Path, minutes: float) -> 
 
 def score(found: dict, grounder: Grounder, run: Run, pictures: Pictures) -> dict:
     """Add what a trained model scores on the held-out splits."""
-    from vg_utils.evaluation import evaluate_model
+    from vg_utils.evaluation.runs import evaluate
 
-    model, config = grounder.model, grounder.config.model
+    model, size = grounder.model, grounder.config.model.image_size
     for split in SPLITS:
         held = pictures.held[split, run.shuffle]
-        where = ("RefScenes", split, pictures.device)
-        plain = EvalTransform(config.image_size)
+        plain = EvalTransform(size)
         batches = held.loader(64, plain, shuffle=False, absent=None if model.learns_presence else 0)
-        rows, results, _ = evaluate_model(
-            model, held.examples, config, *where, similarity=False, batches=batches
-        )
+        where = (held.examples, "RefScenes", split)
+        rows, results, _ = evaluate(grounder, *where, similarity=False, batches=batches)
         if run.similarity:
             some = held.examples[:SIMILARITY_IMAGES]
-            judged = evaluate_model(model, some, config, *where, workers=2).results
+            judged = evaluate(grounder, some, "RefScenes", split, workers=2).results
             results |= {k: judged[k] for k in ("semantic_similarity", "text_similarity", "category_recall")}
         add_split(found, split, rows, results)
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from vg_utils.checkpoints import ship
+from vg_utils.models.checkpoints import ship
 from vg_utils.models.shipped import WEIGHTS_DIR
 
 

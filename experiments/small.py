@@ -16,12 +16,12 @@ from pathlib import Path
 from experiments.plan import ABLATIONS, SYSTEMS, Run, training_free
 from experiments.results import FLAGSHIP
 from experiments.run import SPLITS, add_split, costs, outcome, score_untrained
-from vg_utils.checkpoints import save_pickle, shipped_checkpoints
 from vg_utils.config import set_fields
-from vg_utils.loaders import load_split
+from vg_utils.models.checkpoints import save_pickle, shipped_checkpoints
 from vg_utils.pipeline import evaluate_run, prepare_data
 from vg_utils.predictor import Grounder, default_device
 from vg_utils.presets import preset
+from vg_utils.training.loaders import load_split
 
 COMMAND = "python -m experiments.small --out runs/small"
 TRAINED = {  # epochs: minutes each on two cores, the table of costs says how many
@@ -36,7 +36,7 @@ TRAINED = {  # epochs: minutes each on two cores, the table of costs says how ma
 
 def train_and_score(run: Run, seed: int, out: Path) -> dict:
     """One system, trained and scored as the command line does it."""
-    from vg_utils.engine import fit
+    from vg_utils.training.engine import fit
 
     config, directory = set_fields(run.config, train__seed=seed), out / "runs" / f"{run.name}-{seed}"
     started = time.perf_counter()

@@ -23,7 +23,7 @@ TINY_SIZE = 64  # side of the pictures, and of the model's square
 @pytest.fixture(scope="session")
 def tiny_scenes(tmp_path_factory) -> Path:
     """RefScenes with 20 pictures of train and 4 of each other split, in RefCOCOg's layout."""
-    from vg_utils.data.scenes import write_scenes
+    from vg_utils.refscenes.scenes import write_scenes
 
     return write_scenes(tmp_path_factory.mktemp("scenes"), 20, TINY_SIZE, device="cpu", progress=False)
 

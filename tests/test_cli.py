@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from vg_utils import engine
 from vg_utils.cli import main
 from vg_utils.config import Config
 from vg_utils.presets import preset
+from vg_utils.training import engine
 
 ROOT = Path(__file__).parents[1]
 RESULT_KEYS = {

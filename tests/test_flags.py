@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from vg_utils.cli import parse_settings, setting_flags
 from vg_utils.config import Config, ConfigError
-from vg_utils.flags import parse_settings, setting_flags
 from vg_utils.presets import preset
 
 FLAGS = setting_flags(Config())

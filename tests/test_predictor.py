@@ -10,14 +10,15 @@ import torch
 from PIL import Image
 
 from vg_utils.boxes import boxes_to_image, boxes_to_model, letterbox
-from vg_utils.checkpoints import save_checkpoint
 from vg_utils.cli import main
 from vg_utils.config import set_fields
 from vg_utils.data import DataError
-from vg_utils.data.text import tokenize
 from vg_utils.data.transforms import EvalTransform
 from vg_utils.models import build_model
-from vg_utils.predictor import Grounder, Prediction
+from vg_utils.models.checkpoints import save_checkpoint
+from vg_utils.models.clip import tokenize
+from vg_utils.models.prediction import Prediction
+from vg_utils.predictor import Grounder
 
 PHRASES = ["the red cube", "the small metal sphere left of the cone", "the largest thing"]
 

@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vg_utils.data import Expression, GroundingExample
+from vg_utils.models.clip import ClipTokenizer
 
+TOKENIZER = ClipTokenizer()
 CLOCKS = ("seconds", "pairs_per_second")  # of a history: no two runs agree on them
 
 

@@ -6,11 +6,18 @@ Exit status: 0 done; 2 wrong usage or bad input, with one line on stderr; 1 a re
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import difflib
+import io
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+import tyro
 
 from vg_utils.config import Config, ConfigError, nearest, set_fields
 from vg_utils.presets import PRESETS, preset, random_init, with_fast
@@ -47,10 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _bad_input() -> tuple[type[Exception], ...]:
     """Errors whose message is all that a person needs. Imported late: some modules import torch."""
-    from vg_utils.checkpoints import CheckpointError
     from vg_utils.data.download import DownloadError
     from vg_utils.data.examples import DataError
     from vg_utils.models.backbones import WeightsError
+    from vg_utils.models.checkpoints import CheckpointError
 
     return DataError, CheckpointError, WeightsError, DownloadError
 
@@ -75,7 +82,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     if options.dataset == "scenes":
-        from vg_utils.data.scenes import processes_of_a_program, write_scenes
+        from vg_utils.refscenes.scenes import processes_of_a_program, write_scenes
 
         processes = processes_of_a_program(options.images)
         root = write_scenes(options.root, options.images, options.size, options.seed, processes=processes)
@@ -95,7 +102,7 @@ def _prepare(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     config = _config(options, options.model)
-    from vg_utils.engine import fit
+    from vg_utils.training.engine import fit
 
     fit(config, options.out, resume=options.resume)
 
@@ -156,7 +163,7 @@ def _tune(options: argparse.Namespace) -> None:
     trials = options.trials if options.trials is not None else 4 if options.fast else 30
     if trials < 1:
         raise _UsageError(f"--trials: expected 1 or more, got {trials}")
-    from vg_utils.tuning import tune
+    from vg_utils.tuning.search import tune
 
     tune(
         config,
@@ -176,7 +183,7 @@ def _later(options: argparse.Namespace) -> None:
 
 def _config(options: argparse.Namespace, model: str) -> Config:
     """Preset, then the shorthands, then every `--any.config.field value`."""
-    from vg_utils.flags import parse_settings
+    from vg_utils.cli import parse_settings
 
     config = preset(options.preset, model)
     if getattr(options, "data", None):
@@ -283,3 +290,53 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(takes_settings=True)  # what the benchmark itself understands
     return parser
+
+
+def parse_settings(default: Config, flags: list[str]) -> Config:
+    """`default` with the flags applied: ["--train.lr", "1e-3"] sets `train.lr`.
+
+    Raises:
+        ConfigError: an unknown flag (the message names the nearest valid one) or a value of another type.
+    """
+    problem = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(problem):
+            config, unknown = tyro.cli(
+                tyro.conf.FlagConversionOff[Config], args=flags, default=default, return_unknown_args=True
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):  # --help, printed by tyro
+            raise
+        raise ConfigError(_one_line(problem.getvalue())) from None
+    if unknown:
+        raise ConfigError(_unknown(unknown[0].split("=")[0], setting_flags(default)))
+    return config
+
+
+def setting_flags(value: Any, prefix: str = "--") -> list[str]:
+    """Every flag that `parse_settings` knows: `--train.lr`, `--model.clip-hrnet.dropout` and so on."""
+    flags = []
+    for field in dataclasses.fields(value):
+        name, inner = prefix + field.name.replace("_", "-"), getattr(value, field.name)
+        flags += setting_flags(inner, name + ".") if dataclasses.is_dataclass(inner) else [name]
+    return flags
+
+
+def _unknown(word: str, flags: list[str]) -> str:
+    """What is wrong with a word that is no flag, and the flag that was probably meant."""
+    if not word.startswith("--"):
+        return f"unexpected word {word!r}; settings are written --name value"
+    name = word.removeprefix("--").replace("_", "-")
+    meant = [flag for flag in flags if flag.endswith(f".{name}")]  # `--lr` for `--train.lr`
+    meant = meant or difflib.get_close_matches(word, flags, n=1, cutoff=0.6)
+    hint = (
+        f", did you mean {' or '.join(map(repr, meant))}?" if meant else "; vg_utils/config.py has them all"
+    )
+    return f"unknown setting {word}{hint}"
+
+
+def _one_line(box: str) -> str:
+    """The sentence in the box that tyro draws around an error: what stands between its first two rules."""
+    parts = re.split(r"-{5,}|─{5,}", re.sub(r"[│╭╮╰╯]", " ", box))
+    sentence = parts[1] if len(parts) > 1 else box
+    return " ".join(sentence.split()) or "the settings could not be read"

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from vg_utils.files import write_atomically
 
-Tuning = Literal["frozen", "norms", "last", "lora", "full"]  # see models/tuning.py
-BoxLoss = Literal["huber", "l1", "giou", "diou", "ciou", "l1+giou"]  # see losses.py
+Tuning = Literal["frozen", "norms", "last", "lora", "full"]  # see models/finetuning.py
+BoxLoss = Literal["huber", "l1", "giou", "diou", "ciou", "l1+giou"]  # see models/losses.py
 
 
 class ConfigError(ValueError):
@@ -69,7 +69,7 @@ class HRNetConfig:
 
 @dataclass(frozen=True)
 class ClipHRNetConfig:
-    """Head of the first seed system."""
+    """Head of the CLIP + HRNet project's system."""
 
     clip_channels: int = 128  # CLIP image and text vectors, each, after their 1x1 convolution
     hrnet_channels: int = 64
@@ -79,15 +79,15 @@ class ClipHRNetConfig:
     box_loss: BoxLoss = "huber"
     huber_delta: float = 0.1  # in units of the picture's side
     box_weight: float = 1.0
-    score_weight: float = 0.1  # predicted IoU; its gradient stops at the head, the box is the seed's
+    score_weight: float = 0.1  # predicted IoU; its gradient stops at the head, the box is the project's own
 
 
 @dataclass(frozen=True)
 class ClipRPNConfig:
-    """Head of the second seed's systems: text fused into CLIP's map, then a region proposal network."""
+    """Head of the ClipRPN project's systems: text fused into CLIP's map, then a region proposal network."""
 
     attend_to: Literal["pooled", "tokens"] = "pooled"  # `clip-rpn-attention`: the text vector, or words
-    channels: int = 0  # of the fused map; 0: as many as CLIP's map has, as the seed
+    channels: int = 0  # of the fused map; 0: as many as CLIP's map has, as in the project
     heads: int = 16
     feed_forward: int = 1024
     dropout: float = 0.1
@@ -110,7 +110,7 @@ class ClipRPNConfig:
 
 @dataclass(frozen=True)
 class DetectorClipConfig:
-    """The second seed's training-free system: a detector proposes boxes, CLIP picks one for the phrase."""
+    """The ClipRPN project's system without training: a detector proposes boxes, CLIP picks one."""
 
     detector: str = "fasterrcnn_resnet50_fpn_v2"  # torchvision's; "yolo" (ultralytics, AGPL-3.0); "oracle"
     weights: str = "coco"  # "coco" (torchvision's; has seen RefCOCOg's test set), "shipped", "random", a file
@@ -182,7 +182,7 @@ class TransVGConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which model, its input size and its parts. A model reads only the parts it has, see `PART_READERS`."""
+    """Which model, its input size and its parts. A model reads only its own, `GroundingModel.parts`."""
 
     name: str = "clip-hrnet"
     image_size: int = 224  # side of the square input in pixels, divisible by 32
@@ -198,17 +198,6 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.image_size < 32 or self.image_size % 32:
             raise ConfigError(f"model.image_size: expected a positive multiple of 32, got {self.image_size}")
-
-
-PART_READERS = {  # of the parts of a ModelConfig that not all models read
-    "hrnet": ("clip-hrnet", "dense-grounder", "transvg"),
-    "clip_hrnet": ("clip-hrnet", "text-only"),
-    "clip_rpn": ("clip-rpn-attention", "clip-rpn-concat"),
-    "detector_clip": ("detector-clip",),
-    "pyramid": ("dense-grounder", "transvg"),
-    "dense_grounder": ("dense-grounder",),
-    "transvg": ("transvg",),
-}
 
 
 @dataclass(frozen=True)

@@ -8,36 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 
-from vg_utils.checkpoints import find_checkpoint, save_pickle, shipped_checkpoints
-from vg_utils.confidence import presence_outcomes
 from vg_utils.config import Config, ConfigError, set_fields
-from vg_utils.data import DataError, GroundingExample, Report, load_examples, load_image
-from vg_utils.engine import fit
-from vg_utils.evaluation import Evaluation, ask, constant_answer, evaluate_model, results_of
-from vg_utils.figures_confidence import (
+from vg_utils.data import DataError, GroundingExample, Report, dataset_name, load_examples, load_image
+from vg_utils.evaluation.runs import Evaluation, evaluate, evaluate_constant, evaluate_detector
+from vg_utils.figures.evaluation import draw_figures
+from vg_utils.figures.pictures import (
     heatmap_grid,
+    prediction_grid,
     prediction_items,
-    presence_histogram,
-    reliability_diagram,
-    risk_coverage_curve,
 )
 from vg_utils.files import write_atomically
-from vg_utils.loaders import load_split
-from vg_utils.metrics import breakdown
-from vg_utils.models.blind import fit_constant_box
-from vg_utils.predictor import Grounder, Prediction, default_device
-from vg_utils.visualize import (
-    breakdown_bars,
-    compare_bars,
-    grid_items,
-    iou_histogram,
-    prediction_grid,
-    sample_rows,
-    training_curves,
-    worst_failures,
-)
+from vg_utils.models.checkpoints import find_checkpoint, save_pickle, shipped_checkpoints
+from vg_utils.models.prediction import Prediction
+from vg_utils.predictor import Grounder, default_device
+from vg_utils.training.engine import fit
+from vg_utils.training.loaders import load_split
 
 DEFAULT_CHECKPOINT = "scenes/dense-grounder"  # the best on val of those that come with the package
 FAST_SCENES = {"images": 40, "size": 160, "seed": 0}
@@ -92,7 +78,7 @@ def prepare_data(config: Config, fast: bool = False) -> None:
     """See to it that the run's data set is there: draw RefScenes, or download RefCOCOg."""
     root = Path(config.data.root)
     if config.preset == "scenes":
-        from vg_utils.data.scenes import processes_of_a_program, write_scenes
+        from vg_utils.refscenes.scenes import processes_of_a_program, write_scenes
 
         if not (root / "annotations" / "instances.json").exists():
             wanted = FAST_SCENES if fast else SCENES
@@ -113,18 +99,7 @@ def evaluate_run(
 ) -> Evaluation:
     """Rows and results of a checkpoint; with `similarity` CLIP looks at the crops as well."""
     grounder = Grounder.load(checkpoint)
-    model, config = grounder.model, grounder.config.model
-    return evaluate_model(model, examples, config, dataset, split, grounder.device, workers, similarity)
-
-
-def evaluate_constant(
-    chosen_on: Sequence[GroundingExample], examples: Sequence[GroundingExample], dataset: str, split: str
-) -> Evaluation:
-    """Rows and results of the box that is best on `chosen_on`, which should not be what is scored."""
-    started = time.perf_counter()
-    rows = ask(constant_answer(fit_constant_box(chosen_on)), examples)
-    seconds = time.perf_counter() - started
-    return Evaluation(rows, results_of(rows, "constant-box", dataset, split, seconds))
+    return evaluate(grounder, examples, dataset, split, workers, similarity)
 
 
 def evaluate_checkpoint(
@@ -161,7 +136,7 @@ def evaluate_checkpoint(
         from vg_utils.models.detector_clip import build_detector_clip
 
         detector = build_detector_clip(config.model, default_device())
-        evaluation = Evaluation(*detector.evaluate(examples, name, split))
+        evaluation = evaluate_detector(detector, examples, name, split)
     else:
         evaluation = evaluate_run(checkpoint, examples, name, split, workers=2)
     rows, results, _ = evaluation
@@ -239,54 +214,6 @@ def origin(checkpoint: str | Path) -> str:
     return f"{checkpoint}: {config.model.name}, trained on {seen}"
 
 
-def draw_figures(
-    folder: Path,
-    evaluation: Evaluation,
-    examples: Sequence[GroundingExample],
-    history: Sequence[dict] = (),
-    compared: dict[str, dict] | None = None,
-) -> None:
-    """Every figure of an evaluation, and of a training where its history comes along, into `folder`."""
-    rows, result, absent = evaluation
-    images = {example.image_id: example.image for example in examples}
-
-    def load(image_id: int) -> Image.Image:
-        return load_image(images[image_id])
-
-    where = f"{result['model']} on {result['dataset']} {result['split']}"
-    items = grid_items(sample_rows(rows, 9), load)
-    prediction_grid(items, title=f"{where}: a random sample", path=folder / "predictions.jpg")
-    worst_failures(rows, load, title=f"{where}: lowest IoU", path=folder / "failures.jpg")
-    iou_histogram(rows, folder / "iou_histogram.png", f"{where}: IoU of {len(rows)} expressions")
-    for by, table in breakdown(rows).items():
-        breakdown_bars(table, by, folder / f"by_{by}.png", where)  # which says by what
-    draw_confidence(folder, rows, absent, result, where)
-    if history:
-        title = f"{result['model']} on {result['dataset']}: training"
-        training_curves(history, folder / "training_curves.png", title)
-    if compared:
-        title = (
-            f"{result['dataset']} {result['split']}: systems and blind baselines, 95% intervals over images"
-        )
-        compare_bars(compared, folder / "comparison.png", title)
-
-
-def draw_confidence(
-    folder: Path, rows: pd.DataFrame, absent: pd.DataFrame | None, result: dict, where: str
-) -> None:
-    """The figures of those numbers of `confidence.confidence_of` that the result has."""
-    if "ece" in result:
-        title = f"{where}: score against IoU"
-        reliability_diagram(rows["score"], rows["iou"], folder / "reliability.png", title)
-        risk_coverage_curve(rows, folder / "risk_coverage.png", f"{where}: risk and coverage")
-    if "presence_auroc" in result:
-        title = f"{where}: presence of {len(rows)} expressions and {len(absent)} absent phrases"
-        presence_histogram(rows["presence"], absent["presence"], folder / "presence.png", title)
-        title, names = f"{where}: presence against truth", ("presence", "share present")
-        path = folder / "presence_reliability.png"
-        reliability_diagram(*presence_outcomes(rows, absent), path, title, names)
-
-
 def results_table(results: dict[str, dict]) -> str:
     """Results as a table of text."""
     lines = [f"{'':20}" + "".join(f"{name:>14}" for name in TABLE)]
@@ -300,14 +227,6 @@ def results_table(results: dict[str, dict]) -> str:
         ]
         lines.append(f"{system:20}" + "".join(f"{cell:>14}" for cell in cells))
     return "\n".join(lines)
-
-
-def dataset_name(root: str | Path) -> str:
-    """What a data set is called in results: its folder's name, and RefScenes by its own."""
-    info = Path(root) / "annotations" / "instances.json"
-    if info.exists() and '"RefScenes' in info.read_text()[:500]:
-        return "RefScenes"
-    return Path(root).stem
 
 
 def _number(value: float | None) -> str:

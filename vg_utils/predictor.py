@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,48 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vg_utils.boxes import boxes_to_image, boxes_to_model
-from vg_utils.checkpoints import find_checkpoint, load_best
 from vg_utils.config import Config
 from vg_utils.data.examples import DataError
-from vg_utils.data.text import clean_text, tokenize
+from vg_utils.data.text import clean_text
 from vg_utils.data.transforms import EvalTransform
-from vg_utils.evaluation import autocast
 from vg_utils.models import build_model
 from vg_utils.models.base import GroundingModel
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Where a phrase points.
-
-    Attributes:
-        phrase: as it was asked.
-        box_xyxy: corners in pixels of the original picture, inside it.
-        score: the model's confidence in [0, 1]; what it means is the model's (see its docstring).
-        presence: probability that the phrase fits anything in the picture; None where the model cannot say.
-        heatmap: float32 (H, W) in [0, 1], where the model sees what the phrase means; a coarse map of the
-            whole picture, without the letterbox's padding, H / W about as its sides. None where it has none.
-            Two predictions may be equal whatever their maps.
-    """
-
-    phrase: str
-    box_xyxy: tuple[float, float, float, float]
-    score: float
-    presence: float | None = None
-    heatmap: Tensor | None = field(default=None, repr=False, compare=False)
-
-    def as_dict(self) -> dict:
-        """Plain data for JSON: `phrase, box_xyxy, score`, and `presence` where it is known."""
-        corners = [round(v, 2) for v in self.box_xyxy]
-        plain = {"phrase": self.phrase, "box_xyxy": corners, "score": round(self.score, 4)}
-        return plain if self.presence is None else plain | {"presence": round(self.presence, 4)}
-
-    def is_found(self, threshold: float | None) -> bool:
-        """Whether the phrase is taken to fit something: its presence is not below the threshold.
-
-        Always where there is no threshold, or the model says nothing about presence.
-        """
-        return threshold is None or self.presence is None or self.presence >= threshold
+from vg_utils.models.checkpoints import find_checkpoint, load_best
+from vg_utils.models.precision import autocast
+from vg_utils.models.prediction import Prediction
 
 
 def default_device() -> torch.device:
@@ -125,7 +91,7 @@ class Grounder:
             raise DataError(f"expected phrases with at least one word, got {phrases}")
         if not cleaned:
             return []
-        tokens = tokenize(cleaned, trim=True).to(self.device)
+        tokens = self.model.tokenizer(cleaned).to(self.device)
         index = torch.zeros(len(phrases), dtype=torch.long, device=self.device)
         with autocast(self.device):
             outputs = self.model(self._image_features, self.model.encode_texts(tokens), index)

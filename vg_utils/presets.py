@@ -62,7 +62,7 @@ def _scenes() -> Config:
 
 
 def _refcocog() -> Config:
-    """RefCOCOg on one GPU: the first seed's recipe. Not yet measured by its authors."""
+    """RefCOCOg on one GPU: the CLIP + HRNet project's recipe. Not yet measured by its authors."""
     return Config(preset="refcocog", data=DataConfig(root="data/refcocog", workers=8))
 
 

@@ -9,11 +9,12 @@ from accelerate import Accelerator, skip_first_batches
 from accelerate.data_loader import prepare_data_loader
 from PIL import Image
 
+from tests.tiny import TOKENIZER
 from vg_utils.boxes import boxes_to_image, boxes_to_model
 from vg_utils.data.batches import Batch, EpochSampler, GroundingDataset, collate, make_loader
 from vg_utils.data.examples import AbsentPhrase, DataError, Expression, GroundingExample
-from vg_utils.data.text import tokenize
 from vg_utils.data.transforms import EvalTransform, TrainTransform
+from vg_utils.models.clip import tokenize
 
 SIZE = 32
 
@@ -60,9 +61,9 @@ def test_an_item_is_a_function_of_seed_epoch_and_number():
     torch.manual_seed(123)
     again = train_set()
     again.set_epoch(3)
-    assert same(collate([once]), collate([again[5]]))
+    assert same(collate([once], TOKENIZER), collate([again[5]], TOKENIZER))
     for other in (dataset[(4, 5)], train_set(seed=1)[(3, 5)]):
-        assert not same(collate([once]), collate([other]))
+        assert not same(collate([once], TOKENIZER), collate([other], TOKENIZER))
 
 
 def test_more_expressions_than_allowed_are_drawn_anew_in_each_epoch():
@@ -95,7 +96,7 @@ def test_a_picture_of_another_size_than_recorded_is_refused():
 
 def test_collate():
     dataset = GroundingDataset(make_examples(4), EvalTransform(SIZE))
-    batch = collate([dataset[i] for i in range(4)])
+    batch = collate([dataset[i] for i in range(4)], TOKENIZER)
     assert batch.images.shape == (4, 3, SIZE, SIZE)
     assert batch.images.dtype == torch.uint8
     assert batch.image_index.tolist() == [0, 1, 1, 2, 2, 2, 3, 3, 3, 3]
@@ -114,7 +115,7 @@ def test_collate():
 
 
 def test_to_moves_all_tensors_and_keeps_the_rest():
-    batch = collate([train_set()[0], train_set()[1]])
+    batch = collate([train_set()[0], train_set()[1]], TOKENIZER)
     moved = batch.to("meta")
     for name, value in vars(moved).items():
         assert (
@@ -157,13 +158,13 @@ def with_absent(count=6, number=3, text="gone from the left"):
 
 def test_absent_phrases_come_after_the_expressions_with_boxes_of_zeros():
     dataset = GroundingDataset(with_absent(2, 2), EvalTransform(SIZE), absent=None)
-    batch = collate([dataset[0], dataset[1]])
+    batch = collate([dataset[0], dataset[1]], TOKENIZER)
     assert batch.image_index.tolist() == [0, 0, 0, 1, 1, 1, 1]
     assert batch.sent_ids == [0, 1000, 1001, 10, 11, 1010, 1011]
     assert [text.startswith("gone") for text in batch.texts] == [False, True, True, False, False, True, True]
     assert len(batch.tokens) == 7
     absent = torch.tensor([text.startswith("gone") for text in batch.texts])
-    plain = collate([GroundingDataset(make_examples(2), EvalTransform(SIZE))[i] for i in range(2)])
+    plain = collate([GroundingDataset(make_examples(2), EvalTransform(SIZE))[i] for i in range(2)], TOKENIZER)
     for name in ("target_boxes_cxcywh", "target_boxes_xyxy"):
         boxes = getattr(batch, name)
         assert torch.equal(boxes[absent], torch.zeros(4, 4))
@@ -263,8 +264,8 @@ def test_a_picture_keeps_its_colours_where_all_expressions_name_one():
 
 
 def test_workers_change_nothing_and_learn_of_the_epoch():
-    alone = make_loader(train_set(max_expressions=2), 3, shuffle=True, workers=0, seed=7)
-    shared = make_loader(train_set(max_expressions=2), 3, shuffle=True, workers=2, seed=7)
+    alone = make_loader(train_set(max_expressions=2), TOKENIZER, 3, shuffle=True, workers=0, seed=7)
+    shared = make_loader(train_set(max_expressions=2), TOKENIZER, 3, shuffle=True, workers=2, seed=7)
     assert shared.persistent_workers
     epochs = []
     for epoch in (0, 1, 5, 1):  # the workers of the first epoch serve them all
@@ -278,26 +279,31 @@ def test_workers_change_nothing_and_learn_of_the_epoch():
 
 
 def test_an_epoch_left_early_does_not_leak_into_the_next():
-    loader = make_loader(train_set(), 2, shuffle=True, workers=2)
+    loader = make_loader(train_set(), TOKENIZER, 2, shuffle=True, workers=2)
     loader.set_epoch(1)
     next(iter(loader))
     loader.set_epoch(2)
     found = list(loader)
-    fresh = make_loader(train_set(), 2, shuffle=True)
+    fresh = make_loader(train_set(), TOKENIZER, 2, shuffle=True)
     fresh.set_epoch(2)
     assert all(same(a, b) for a, b in zip(found, fresh, strict=True))
 
 
 def test_the_last_batch_is_short_or_dropped():
     dataset = train_set(10)
-    assert [len(b.image_ids) for b in make_loader(dataset, 4, shuffle=False)] == [4, 4, 2]
-    assert [len(b.image_ids) for b in make_loader(dataset, 4, shuffle=False, drop_last=True)] == [4, 4]
-    assert len(make_loader(dataset, 4, shuffle=False)) == 3
-    assert image_ids(make_loader(dataset, 4, shuffle=False)) == list(range(100, 110))
+    assert [len(b.image_ids) for b in make_loader(dataset, TOKENIZER, 4, shuffle=False)] == [4, 4, 2]
+    assert [len(b.image_ids) for b in make_loader(dataset, TOKENIZER, 4, shuffle=False, drop_last=True)] == [
+        4,
+        4,
+    ]
+    assert len(make_loader(dataset, TOKENIZER, 4, shuffle=False)) == 3
+    assert image_ids(make_loader(dataset, TOKENIZER, 4, shuffle=False)) == list(range(100, 110))
 
 
 def test_the_order_depends_on_the_seed():
-    orders = [image_ids(make_loader(train_set(), 4, shuffle=True, seed=seed)) for seed in (0, 0, 1)]
+    orders = [
+        image_ids(make_loader(train_set(), TOKENIZER, 4, shuffle=True, seed=seed)) for seed in (0, 0, 1)
+    ]
     assert orders[0] == orders[1] != orders[2]
 
 
@@ -306,8 +312,8 @@ def test_the_order_depends_on_the_seed():
 
 def test_prepared_by_accelerate_the_batches_are_the_same():
     accelerator = Accelerator(cpu=True)
-    plain = make_loader(train_set(), 3, shuffle=True)
-    prepared = accelerator.prepare(make_loader(train_set(), 3, shuffle=True))
+    plain = make_loader(train_set(), TOKENIZER, 3, shuffle=True)
+    prepared = accelerator.prepare(make_loader(train_set(), TOKENIZER, 3, shuffle=True))
     for epoch in (0, 1, 4):
         plain.set_epoch(epoch)
         prepared.set_epoch(epoch)
@@ -322,7 +328,7 @@ def deal_out(images, even_batches, drop_last=False):
     """The pictures that each of two processes sees, without starting any."""
     parts = []
     for process in range(2):
-        loader = make_loader(train_set(images), 2, shuffle=True, drop_last=drop_last)
+        loader = make_loader(train_set(images), TOKENIZER, 2, shuffle=True, drop_last=drop_last)
         part = prepare_data_loader(
             loader, num_processes=2, process_index=process, even_batches=even_batches, put_on_device=False
         )

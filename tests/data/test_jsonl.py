@@ -6,9 +6,8 @@ from PIL import Image
 
 from tests.data.samples import write_picture
 from vg_utils.data import load_examples
-from vg_utils.data.examples import DataError
+from vg_utils.data.examples import DataError, Report
 from vg_utils.data.jsonl import load_jsonl, write_jsonl
-from vg_utils.data.report import Report
 
 
 def line(image="photos/a.png", text="The  Mug", box=(1, 2, 30, 40), **more) -> dict:

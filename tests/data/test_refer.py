@@ -14,10 +14,9 @@ from tests.data.samples import (
     small_set,
     write_set,
 )
-from vg_utils.data.examples import AbsentPhrase, DataError, load_image
+from vg_utils.data.examples import AbsentPhrase, BadRecord, DataError, Report, load_image
 from vg_utils.data.refer import corners, leakage, load_refer, splits
 from vg_utils.data.refer_files import read_refs, write_refer
-from vg_utils.data.report import BadRecord, Report
 
 
 @pytest.fixture

@@ -8,14 +8,15 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from tests.tiny import wide_example
+from tests.tiny import TOKENIZER, wide_example
 from vg_utils.boxes import boxes_to_model, to_xyxy
 from vg_utils.data import load_examples
 from vg_utils.data.batches import Batch, GroundingDataset, make_loader
 from vg_utils.data.examples import AbsentPhrase, DataError, Expression, GroundingExample
 from vg_utils.data.resident import ResidentPictures
-from vg_utils.data.text import names_color, swap_left_right, tokenize
+from vg_utils.data.text import names_color, swap_left_right
 from vg_utils.data.transforms import EvalTransform, TrainTransform
+from vg_utils.models.clip import tokenize
 
 SIZE = 64
 
@@ -36,7 +37,7 @@ def examples(tiny_scenes) -> list[GroundingExample]:
 
 @pytest.fixture(scope="module")
 def resident(examples) -> ResidentPictures:
-    return ResidentPictures(examples, SIZE, "cpu")
+    return ResidentPictures(examples, SIZE, TOKENIZER, "cpu")
 
 
 def augmented(resident: ResidentPictures, epoch: int = 0, batch_images: int = 4, **settings) -> list[Batch]:
@@ -67,7 +68,9 @@ def assert_same_batch(found: Batch, expected: Batch) -> None:
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_plain_batches_are_those_of_the_files(examples, resident, absent, shuffle):
     plain = EvalTransform(SIZE)
-    files = make_loader(GroundingDataset(examples, plain, absent=absent), 3, shuffle=shuffle, seed=5)
+    files = make_loader(
+        GroundingDataset(examples, plain, absent=absent), TOKENIZER, 3, shuffle=shuffle, seed=5
+    )
     held = resident.loader(3, plain, shuffle=shuffle, seed=5, absent=absent)
     for epoch in (0, 1):
         files.set_epoch(epoch)
@@ -89,7 +92,7 @@ def test_a_last_short_batch_can_be_left_out(resident):
 def test_a_picture_of_another_size_than_its_record_says_is_an_error():
     example = dataclasses.replace(wide_example(), size_wh=(121, 51))
     with pytest.raises(DataError, match=r"image 7.*expected a picture of \(121, 51\).*got \(120, 50\)"):
-        ResidentPictures([example], SIZE, "cpu")
+        ResidentPictures([example], SIZE, TOKENIZER, "cpu")
 
 
 # --- random ------------------------------------------------------------------------------------------------
@@ -129,7 +132,7 @@ def test_boxes_follow_the_picture_wherever_it_goes():
     places = [((128, 128), (10, 20, 50, 100)), ((200, 90), (120, 8, 190, 60)), ((70, 160), (5, 90, 40, 155))]
     places += [((128, 128), (0, 0, 128, 40)), ((101, 57), (60, 20, 100, 57))]
     examples = [flat_example(i, *place) for i, place in enumerate(places)]
-    resident = ResidentPictures(examples, SIZE, "cpu")
+    resident = ResidentPictures(examples, SIZE, TOKENIZER, "cpu")
     zooms, flips, moved = [], 0, 0
     for epoch in range(12):
         for batch in augmented(resident, epoch, 5, jitter=0.0, scale=(0.6, 1.8), translate=0.2):
@@ -247,7 +250,7 @@ def test_limits_hold_and_other_phrases_are_drawn_in_other_epochs(examples, resid
 
 @pytest.mark.parametrize("count", [1, 4, 8, 20])
 def test_the_first_few_are_those_of_the_first_examples(examples, resident, count):
-    part, alone = resident.first(count), ResidentPictures(examples[:count], SIZE, "cpu")
+    part, alone = resident.first(count), ResidentPictures(examples[:count], SIZE, TOKENIZER, "cpu")
     assert part.images.data_ptr() == resident.images.data_ptr()
     assert len(part.examples) == min(count, len(examples))
     for transform in (EvalTransform(SIZE), TrainTransform(SIZE)):
@@ -260,7 +263,7 @@ def test_other_phrases_of_the_same_pictures(examples, resident):
     fewer = [
         dataclasses.replace(example, expressions=example.expressions[:1], absent=()) for example in examples
     ]
-    other, alone = resident.with_examples(fewer), ResidentPictures(fewer, SIZE, "cpu")
+    other, alone = resident.with_examples(fewer), ResidentPictures(fewer, SIZE, TOKENIZER, "cpu")
     assert other.images.data_ptr() == resident.images.data_ptr()
     batches = [next(iter(some.loader(8, EvalTransform(SIZE), False, absent=None))) for some in (other, alone)]
     assert_same_batch(*batches)

@@ -7,8 +7,9 @@ import open_clip
 import pytest
 import torch
 
-from vg_utils.data.sampling import COLORS
-from vg_utils.data.text import CONTEXT_LENGTH, clean_text, names_color, swap_left_right, tokenize
+from vg_utils.data.text import clean_text, names_color, swap_left_right
+from vg_utils.models.clip import CONTEXT_LENGTH, tokenize
+from vg_utils.refscenes.sampling import COLORS
 
 
 @pytest.mark.parametrize(

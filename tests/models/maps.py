@@ -8,6 +8,7 @@ import open_clip
 import torch
 from torch import nn
 
+from tests.tiny import TOKENIZER
 from vg_utils.boxes import paired_iou, to_xyxy
 from vg_utils.config import Config, TrainConfig, set_fields
 from vg_utils.data.batches import Batch, GroundingDataset, collate
@@ -15,8 +16,8 @@ from vg_utils.data.examples import GroundingExample
 from vg_utils.data.transforms import EvalTransform
 from vg_utils.models import build_model
 from vg_utils.models.base import Features, GroundingModel
-from vg_utils.optim import make_optimizer, make_scheduler
 from vg_utils.presets import preset
+from vg_utils.training.optim import make_optimizer, make_scheduler
 
 NAMES = ("dense-grounder", "transvg")
 SIZE = 64
@@ -58,7 +59,7 @@ def tiny_vit(monkeypatch) -> str:
 def batch_of(examples: list[GroundingExample], absent: int | None = None, size: int = SIZE) -> Batch:
     """One batch of all the examples, plain, with all or so many of their absent phrases."""
     dataset = GroundingDataset(examples, EvalTransform(size), absent=absent)
-    return collate([dataset[i] for i in range(len(examples))])
+    return collate([dataset[i] for i in range(len(examples))], TOKENIZER)
 
 
 def weighted_loss(model: GroundingModel, outputs: Features, targets: torch.Tensor) -> torch.Tensor:

@@ -12,10 +12,10 @@ from vg_utils.boxes import paired_iou, to_xyxy
 from vg_utils.config import ClipConfig, ModelConfig
 from vg_utils.data import GroundingExample, load_examples
 from vg_utils.data.examples import Expression
-from vg_utils.data.text import tokenize
-from vg_utils.evaluation import ask, constant_answer
+from vg_utils.evaluation.rows import ask, constant_answer
 from vg_utils.models import build_model
 from vg_utils.models.blind import fit_constant_box
+from vg_utils.models.clip import tokenize
 
 ANNOTATIONS = Path(__file__).parents[2].parent / "shared" / "refcocog_annotations"
 SIZE = 64

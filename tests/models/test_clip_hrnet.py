@@ -1,4 +1,4 @@
-"""The first seed's model: its shapes, its shortcut, where gradients go, and that it learns."""
+"""The CLIP + HRNet project's model: its shapes, its shortcut, where gradients go, and that it learns."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 from vg_utils.boxes import paired_iou, to_xyxy
 from vg_utils.config import ClipConfig, ClipHRNetConfig, HRNetConfig, ModelConfig
 from vg_utils.config import Config as Settings
-from vg_utils.data.text import tokenize
 from vg_utils.models import build_model
+from vg_utils.models.clip import tokenize
 from vg_utils.presets import random_init
 
 SIZE = 64

@@ -1,4 +1,4 @@
-"""The second seed's systems: proposals by hand and against torchvision's, fusions, learning, recall."""
+"""The ClipRPN project's systems: proposals by hand and against torchvision's, fusions, learning, recall."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
+from tests.tiny import TOKENIZER
 from vg_utils.boxes import to_xyxy
 from vg_utils.config import ClipConfig, ClipRPNConfig, Config, ConfigError, ModelConfig, TrainConfig
 from vg_utils.data.batches import GroundingDataset, collate
 from vg_utils.data.examples import Expression, GroundingExample
-from vg_utils.data.text import tokenize
 from vg_utils.data.transforms import EvalTransform
-from vg_utils.evaluation import eval_batches, predict_rows
-from vg_utils.metrics import summarise
+from vg_utils.evaluation.metrics import summarise
+from vg_utils.evaluation.rows import eval_batches, predict_rows
 from vg_utils.models import build_model
+from vg_utils.models.clip import tokenize
 from vg_utils.models.clip_rpn import AttentionFusion, ConcatFusion
 from vg_utils.models.proposals import ProposalNetwork
-from vg_utils.optim import make_optimizer, make_scheduler
 from vg_utils.predictor import Grounder
 from vg_utils.presets import preset
+from vg_utils.training.optim import make_optimizer, make_scheduler
 
 NAMES = ("clip-rpn-concat", "clip-rpn-attention")
 VARIANTS = (("clip-rpn-concat", "pooled"), ("clip-rpn-attention", "pooled"), ("clip-rpn-attention", "tokens"))
@@ -278,7 +279,7 @@ def test_overfits_a_batch_and_leaves_the_trunk_alone(name, attend_to, examples):
     settings = {"size": size, "channels": 256, "dropout": 0.0}
     model = build(name, attend_to, **settings).train()
     dataset = GroundingDataset(examples, EvalTransform(size))
-    batch = collate([dataset[i] for i in range(len(examples))])
+    batch = collate([dataset[i] for i in range(len(examples))], TOKENIZER)
     wake(model, batch.images)
     before = {key: value.clone() for key, value in model.clip.state_dict().items()}
     train = TrainConfig(lr=2e-3, weight_decay=0.0)
@@ -309,7 +310,7 @@ def test_overfits_a_batch_and_leaves_the_trunk_alone(name, attend_to, examples):
 @pytest.mark.parametrize(("name", "attend_to"), VARIANTS)
 def test_outputs(name, attend_to, examples):
     model = build(name, attend_to).eval()
-    batch = next(iter(eval_batches(examples, 64)))
+    batch = next(iter(eval_batches(examples, 64, TOKENIZER)))
     image_features, text_features = model.encode_images(batch.images), model.encode_texts(batch.tokens)
     assert image_features["map"].shape == (4, model.clip.map_channels, 2, 2)
     assert set(text_features) == ({"tokens", "mask"} if attend_to == "tokens" else {"pooled"})
@@ -337,7 +338,7 @@ def test_outputs(name, attend_to, examples):
 @pytest.mark.parametrize(("name", "attend_to"), VARIANTS)
 def test_reduced_precision_leaves_boxes_and_losses_whole(name, attend_to, examples):
     model = build(name, attend_to).eval()
-    batch = next(iter(eval_batches(examples, 64)))
+    batch = next(iter(eval_batches(examples, 64, TOKENIZER)))
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model.predict(batch.images, batch.tokens, batch.image_index)
         losses = model.losses(outputs, batch.target_boxes_cxcywh)
@@ -351,7 +352,7 @@ def test_all_that_is_left_trainable_learns(examples):
         config = config_for(name, attend_to)
         clip = replace(config.model.clip, tuning="full", text_tuning="full")
         model = build_model(name, replace(config.model, clip=clip)).train()
-        batch = next(iter(eval_batches(examples[:2], 64)))
+        batch = next(iter(eval_batches(examples[:2], 64, TOKENIZER)))
         outputs = model.predict(batch.images, batch.tokens, batch.image_index)
         sum(model.losses(outputs, batch.target_boxes_cxcywh).values()).backward()
         assert [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
@@ -364,7 +365,7 @@ def test_recall_of_proposals_in_original_pixels(examples):
     expression = Expression("it", truth, sent_id=1, ref_id=1, category="block")
     example = GroundingExample(wide, 9, (expression,), wide.size)
     model = build("clip-rpn-concat").eval()
-    batch = next(iter(eval_batches([example], 64)))
+    batch = next(iter(eval_batches([example], 64, TOKENIZER)))
     right = batch.target_boxes_cxcywh[:, None]  # (1, 1, 4)
     wrong = torch.tensor([0.9, 0.5, 0.1, 0.1]).expand(1, 1, 4)
     canned = {

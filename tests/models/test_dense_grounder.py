@@ -22,10 +22,10 @@ from tests.models.maps import (
     without_gradient,
 )
 from vg_utils.boxes import paired_iou, to_xyxy
-from vg_utils.data.text import tokenize
-from vg_utils.loaders import load_split
-from vg_utils.losses import cells_in_box
+from vg_utils.models.clip import tokenize
 from vg_utils.models.dense_grounder import FREQUENCIES, cell_centres, place_encoding
+from vg_utils.models.losses import cells_in_box
+from vg_utils.training.loaders import load_split
 
 NAME = "dense-grounder"
 

@@ -11,10 +11,12 @@ from tests.models.test_detectors import noise
 from vg_utils.boxes import paired_iou
 from vg_utils.config import ClipConfig, ConfigError, DetectorClipConfig, ModelConfig
 from vg_utils.data.examples import Expression, GroundingExample
-from vg_utils.data.text import tokenize
-from vg_utils.evaluation import add_clip_similarity, make_rows
-from vg_utils.metrics import crop_regions, summarise
-from vg_utils.models.backbones import ClipBackbone
+from vg_utils.data.transforms import crop_regions
+from vg_utils.evaluation.metrics import summarise
+from vg_utils.evaluation.rows import make_rows
+from vg_utils.evaluation.runs import evaluate_detector
+from vg_utils.evaluation.similarity import add_clip_similarity
+from vg_utils.models.clip import ClipBackbone, tokenize
 from vg_utils.models.detector_clip import DetectorClip, blur_around, build_detector_clip
 from vg_utils.models.detectors import SEEN, Oracle
 
@@ -248,7 +250,7 @@ def test_the_blur_is_a_gaussian():
 
 
 def test_evaluation_reports_the_ceiling_beside_the_accuracy(clip):
-    rows, results = grounder(clip).evaluate(EXAMPLES, "made", "test")
+    rows, results, _ = evaluate_detector(grounder(clip), EXAMPLES, "made", "test")
     assert results["model"] == "detector-clip"
     assert results["n_expressions"] == 10
     assert results["proposal_recall@all"] == 1.0
@@ -256,7 +258,8 @@ def test_evaluation_reports_the_ceiling_beside_the_accuracy(clip):
     assert results["proposals"] == "oracle"
     assert "note" not in results
     assert rows["text_similarity"].notna().all()
-    _, nothing = grounder(clip, Nothing(), detector="x").evaluate(EXAMPLES, "made", "test", similarity=False)
+    unfit = grounder(clip, Nothing(), detector="x")
+    nothing = evaluate_detector(unfit, EXAMPLES, "made", "test", similarity=False).results
     assert nothing["proposal_recall@all"] == nothing["acc@0.5"]
     assert nothing["note"] == SEEN  # the config says COCO's weights
 

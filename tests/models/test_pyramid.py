@@ -17,9 +17,9 @@ from tests.models.maps import (
 )
 from vg_utils.boxes import to_xyxy
 from vg_utils.config import ConfigError
-from vg_utils.data.text import tokenize
-from vg_utils.loaders import load_split
 from vg_utils.models import build_model
+from vg_utils.models.clip import tokenize
+from vg_utils.training.loaders import load_split
 
 every_model = pytest.mark.parametrize("name", NAMES)
 

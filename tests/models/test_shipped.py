@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.models.maps import SIZE, build_small, small_config
-from vg_utils.checkpoints import save_checkpoint, ship
 from vg_utils.config import HRNetConfig
-from vg_utils.data.text import tokenize
 from vg_utils.models import shipped
-from vg_utils.models.backbones import ClipBackbone, HRNetBackbone
+from vg_utils.models.checkpoints import save_checkpoint, ship
+from vg_utils.models.clip import ClipBackbone, tokenize
+from vg_utils.models.hrnet import HRNetBackbone
 from vg_utils.models.shipped import load_shipped, pack, pack_tensors, unpack_tensors
 from vg_utils.predictor import Grounder
 

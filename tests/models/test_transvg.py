@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.models.maps import batch_of, build_small, miou, overfit, small_config
-from vg_utils.loaders import load_split
 from vg_utils.models.transvg import MAX_WORDS
+from vg_utils.training.loaders import load_split
 
 NAME = "transvg"
 

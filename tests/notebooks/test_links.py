@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from vg_utils.links import ROOT, disagreements, main, move, repository, slug
+from notebooks.links import ROOT, disagreements, main, move, repository, slug
 
 OTHER = "https://github.com/me/my.fork-2"
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vg_utils.data.examples import AbsentPhrase, DataError, Expression, GroundingExample, load_image
-from vg_utils.data.report import Report
+from vg_utils.data.examples import AbsentPhrase, DataError, Expression, GroundingExample, Report, load_image
 
 __all__ = [
     "AbsentPhrase",
@@ -69,3 +68,11 @@ def _nothing_there(data: Path, split: str) -> str:
         f"{data}: expected a .jsonl file, or a folder with {split}.jsonl, with annotations/instances.json or "
         f"instances.json, or with *.parquet files; found {found}"
     )
+
+
+def dataset_name(root: str | Path) -> str:
+    """What a data set is called in results: its folder's name, and RefScenes by its own."""
+    info = Path(root) / "annotations" / "instances.json"
+    if info.exists() and '"RefScenes' in info.read_text()[:500]:
+        return "RefScenes"
+    return Path(root).stem

@@ -7,8 +7,9 @@ interrupted one would have had.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,11 +19,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vg_utils.boxes import boxes_to_model
 from vg_utils.data.examples import DataError, GroundingExample
-from vg_utils.data.text import names_color, tokenize
+from vg_utils.data.text import names_color
 from vg_utils.data.transforms import EvalTransform, TrainTransform, View, random_colors
 
-__all__ = ["Batch", "EpochSampler", "GroundingDataset", "GroundingLoader", "Item", "collate", "make_loader"]
+__all__ = ["Batch", "EpochSampler", "GroundingDataset", "GroundingLoader", "Item", "Tokenizer", "collate"]
+__all__ += ["make_loader", "whole_batch_loader"]
 
+Tokenizer = Callable[[Sequence[str]], Tensor]  # texts -> int64 (N, L), padding 0, cut to the longest
 SHUFFLE_STREAM = 2**32  # in an item's place, no item's number: the stream of random numbers for the order
 ABSENT_STREAM = 1  # after an item's numbers: another stream, so that its view is the same with absent phrases
 COLOR_STREAM = 2
@@ -48,7 +51,7 @@ class Batch:
 
     Attributes:
         images: uint8 (B, 3, S, S), RGB; the model normalises them.
-        tokens: int64 (N, L), CLIP's, padding 0, cut to the longest phrase of the batch.
+        tokens: int64 (N, L), of the model's tokenizer, padding 0, cut to the longest phrase of the batch.
         image_index: int64 (N,), phrase i is asked of image `image_index[i]`. Never decreasing.
         target_boxes_cxcywh: float32 (N, 4) in [0, 1] of the square input; zeros where the phrase is absent.
         target_boxes_xyxy: float32 (N, 4) in pixels of the original picture (of the mirrored one if flipped);
@@ -227,8 +230,8 @@ class GroundingLoader(DataLoader):
         self.dataset.set_epoch(epoch)
 
 
-def collate(items: Sequence[Item]) -> Batch:
-    """One batch of B items, with their phrases one after the other."""
+def collate(items: Sequence[Item], tokenizer: Tokenizer) -> Batch:
+    """One batch of B items, with their phrases one after the other, and as the tokens of a model."""
     views = [item.view for item in items]
     images = torch.stack([view.image for view in views])  # (B, 3, S, S)
     letterboxes = torch.stack([view.letterbox for view in views])  # (B, 4)
@@ -240,7 +243,7 @@ def collate(items: Sequence[Item]) -> Batch:
     fits = boxes_xyxy.any(dim=1, keepdim=True)  # (N, 1): a letterbox would move the zeros of absent phrases
     return Batch(
         images=images,
-        tokens=tokenize(texts, trim=True),
+        tokens=tokenizer(texts),
         image_index=image_index,
         target_boxes_cxcywh=torch.where(fits, boxes_cxcywh, 0.0),
         target_boxes_xyxy=boxes_xyxy,
@@ -254,6 +257,7 @@ def collate(items: Sequence[Item]) -> Batch:
 
 def make_loader(
     dataset: GroundingDataset,
+    tokenizer: Tokenizer,
     batch_images: int,
     shuffle: bool,
     workers: int = 0,
@@ -269,17 +273,18 @@ def make_loader(
     it counts pictures, while there is a prediction for each expression.
 
     Args:
+        tokenizer: that of the model, see `GroundingModel.tokenizer`.
         workers: processes that decode and transform, with one torch thread each; 0 does it in this one.
         per_epoch: pictures of an epoch; 0: all of them.
     """
     if workers:
-        tokenize([""])  # loads the vocabulary once, before the workers are forked, instead of once in each
+        tokenizer([""])  # loads the vocabulary once, before the workers are forked, instead of once in each
     return GroundingLoader(
         dataset,
         batch_size=batch_images,
         sampler=EpochSampler(dataset, shuffle, seed, per_epoch),
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=partial(collate, tokenizer=tokenizer),
         drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,

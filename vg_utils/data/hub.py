@@ -13,10 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vg_utils.data.examples import DataError, GroundingExample
+from vg_utils.data.examples import DataError, GroundingExample, Report
 from vg_utils.data.refer import build_examples
 from vg_utils.data.refer_files import Record, require_keys, write_refer
-from vg_utils.data.report import Report
 
 REFCOCOG = "jxu124/refcocog"
 BOX_AGREEMENT_PX = 0.1  # both boxes come from the same numbers: only rounding may part them

@@ -23,14 +23,15 @@ from PIL import Image
 
 from vg_utils.data.examples import (
     AbsentPhrase,
+    BadRecord,
     DataError,
     Expression,
     GroundingExample,
+    Report,
     check_box,
     clip_box,
 )
 from vg_utils.data.refer_files import Record, require_keys
-from vg_utils.data.report import BadRecord, Report
 from vg_utils.data.text import clean_text
 from vg_utils.files import write_atomically
 

@@ -21,9 +21,11 @@ from typing import Any
 
 from vg_utils.data.examples import (
     AbsentPhrase,
+    BadRecord,
     DataError,
     Expression,
     GroundingExample,
+    Report,
     check_box,
     clip_box,
 )
@@ -42,7 +44,6 @@ from vg_utils.data.refer_files import (
     split_names,
     splits,
 )
-from vg_utils.data.report import BadRecord, Report
 from vg_utils.data.text import clean_text
 
 __all__ = ["build_examples", "corners", "leakage", "load_refer", "splits"]

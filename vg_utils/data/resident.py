@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from vg_utils.boxes import boxes_to_model, letterbox, to_xyxy
-from vg_utils.data.batches import Batch, GroundingLoader, whole_batch_loader
+from vg_utils.data.batches import Batch, GroundingLoader, Tokenizer, whole_batch_loader
 from vg_utils.data.examples import DataError, GroundingExample
-from vg_utils.data.text import names_color, swap_left_right, tokenize
+from vg_utils.data.text import names_color, swap_left_right
 from vg_utils.data.transforms import (
     PADDING_RGB,
     EvalTransform,
@@ -40,6 +40,7 @@ class ResidentPictures:
     Args:
         examples: the records; M of them with R phrases together, absent ones included.
         size: side S of the model's square in pixels.
+        tokenizer: that of the models that will look at them.
         device: where the pictures stay: 3 S^2 bytes each.
         workers: decoding processes.
         progress: show a bar.
@@ -56,11 +57,13 @@ class ResidentPictures:
         self,
         examples: Sequence[GroundingExample],
         size: int,
+        tokenizer: Tokenizer,
         device: torch.device | str,
         workers: int = 0,
         progress: bool = False,
     ) -> None:
-        self.examples, self.size, self.device = examples, size, torch.device(device)
+        self.examples, self.size, self.tokenizer = examples, size, tokenizer
+        self.device = torch.device(device)
         self.images = torch.empty((len(examples), 3, size, size), dtype=torch.uint8, device=self.device)
         decoded = DataLoader(_Decoded(examples, size), DECODED_AT_ONCE, num_workers=workers)
         done = 0
@@ -91,7 +94,7 @@ class ResidentPictures:
         self.can_recolor = torch.zeros(len(examples), dtype=torch.bool)
         self.can_recolor[picture[~self.names_color & self.boxes_xyxy.any(1)]] = True
         self.mirrored_texts = [new or old for new, old in zip(mirrored, self.texts, strict=True)]
-        both = tokenize([*self.texts, *self.mirrored_texts], trim=True)  # (2 R, L)
+        both = self.tokenizer([*self.texts, *self.mirrored_texts])  # (2 R, L)
         self.tokens, self.mirrored_tokens = both.to(self.device).chunk(2)
         self.lengths = (both != 0).sum(1).view(2, -1).amax(0)  # (R,)
 

@@ -1,4 +1,4 @@
-"""Sentences: cleaning, the left-right swap that goes with a mirrored picture, and CLIP's tokens.
+"""Sentences: cleaning, and the left-right swap that goes with a mirrored image.
 
 >>> clean_text("  The man on\\tthe LEFT ")
 'the man on the left'
@@ -14,16 +14,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from functools import cache, lru_cache
-from itertools import chain
 
-import torch
-from torch import Tensor
+__all__ = ["clean_text", "names_color", "swap_left_right"]
 
-__all__ = ["CONTEXT_LENGTH", "clean_text", "names_color", "swap_left_right", "tokenize"]
-
-CONTEXT_LENGTH = 77  # tokens, CLIP's, with the start and the end token
 
 # Invisible characters that `str.split` does not take for spaces; people paste them without knowing.
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
@@ -106,55 +99,3 @@ def _swap_match(match: re.Match[str]) -> str:
     elif word.istitle():
         opposite = opposite.capitalize()
     return before + opposite + after
-
-
-def tokenize(texts: Sequence[str], trim: bool = False) -> Tensor:
-    """CLIP's byte-pair tokens of the texts.
-
-    Args:
-        texts: N sentences. A text of more than 75 tokens is cut, and still closes with the end token.
-        trim: cut the columns of padding that all rows share. CLIP's text transformer is causal and reads its
-            feature at the end token, so the padding behind it changes nothing but the time. (The model must
-            cut its positions and its causal mask to L too, which open_clip's own `encode_text` does not.)
-
-    Returns:
-        int64 (N, 77), or (N, L) with L <= 77 the longest row when trimmed. Each row is start token (49406),
-        text, end token (49407, the row's largest: `tokens.argmax(-1)` finds it), then 0 as padding.
-
-    Raises:
-        TypeError: a single string came instead of a list of them.
-    """
-    if isinstance(texts, str):
-        raise TypeError(f"expected a list of texts, got the single text {texts!r}: write [text]")
-    rows = [_token_ids(text) for text in texts]
-    longest = max(map(len, rows), default=2)  # without any text, as long as the row of an empty one
-    tokens = torch.zeros(len(rows), longest if trim else CONTEXT_LENGTH, dtype=torch.int64)
-    lengths = torch.tensor([len(ids) for ids in rows], dtype=torch.int64)
-    tokens[torch.arange(tokens.shape[1]) < lengths[:, None]] = torch.tensor(
-        list(chain.from_iterable(rows)), dtype=torch.int64
-    )
-    return tokens
-
-
-@cache
-def _tokenizer():  # an open_clip SimpleTokenizer
-    # Imported late: open_clip costs seconds, and cleaning or swapping text does not need it.
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer(context_length=CONTEXT_LENGTH)
-
-
-@lru_cache(maxsize=200_000)  # RefCOCOg's 95,010 sentences and their mirrored twins; some 100 MB at most
-def _token_ids(text: str) -> tuple[int, ...]:
-    """Start, text and end tokens of one text, cut to `CONTEXT_LENGTH` with the end token kept."""
-    tokenizer = _tokenizer()
-    if text.isascii() and "&" not in text:  # nothing to repair: its tokens are those of its words
-        ids = [token for word in text.split() for token in _word_ids(word)]
-    else:
-        ids = tokenizer.encode(text)
-    return (tokenizer.sot_token_id, *ids[: CONTEXT_LENGTH - 2], tokenizer.eot_token_id)
-
-
-@lru_cache(maxsize=100_000)
-def _word_ids(word: str) -> tuple[int, ...]:
-    return tuple(_tokenizer().encode(word))

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
@@ -29,7 +31,7 @@ from vg_utils.data.examples import DataError, load_image
 from vg_utils.data.text import swap_left_right
 
 __all__ = ["PADDING_RGB", "Decoded", "EvalTransform", "TrainTransform", "View", "decode"]
-__all__ += ["change_colors", "random_colors"]
+__all__ += ["change_colors", "crop_regions", "random_colors"]
 
 PADDING_RGB = (122, 116, 104)  # CLIP's mean colour: zero once normalised
 
@@ -270,3 +272,35 @@ def _draw(
         drawn = (255 * change_colors(drawn / 255, colors)).round().byte()
     square[:, y1:y2, x1:x2] = drawn
     return square
+
+
+def crop_regions(image: Image.Image, boxes_xyxy: ArrayLike | Tensor, size: int) -> Tensor:
+    """The contents of boxes as squares for CLIP's image encoder.
+
+    A crop is resized to the square (bicubic with antialiasing, as CLIP's own preprocessing does), not
+    centre-cropped, which would cut the ends off a long object. Sides are rounded to whole pixels, so that
+    nothing outside the box bleeds in, and moved inside the picture; an empty or inverted box, or one
+    outside the picture, becomes a pixel wide, high or both.
+
+    Args:
+        image: the original picture.
+        boxes_xyxy: (N, 4) corners in pixels of that picture.
+        size: side of the squares in pixels.
+
+    Returns:
+        uint8 (N, 3, size, size), RGB.
+
+    Raises:
+        ValueError: boxes of another shape, or not finite.
+    """
+    boxes = torch.as_tensor(boxes_xyxy).detach().cpu().double().numpy()
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+        raise ValueError(f"expected (N, 4) finite boxes, got shape {boxes.shape}: {boxes[:3].tolist()}")
+    image = image.convert("RGB")
+    limit = np.array(image.size, dtype=float)
+    top_left = np.clip(np.round(boxes[:, :2]), 0, limit - 1)  # (N, 2)
+    bottom_right = np.clip(np.round(boxes[:, 2:]), top_left + 1, limit)  # (N, 2)
+    crops = np.empty((len(boxes), size, size, 3), dtype=np.uint8)
+    for row, corners in enumerate(np.concatenate([top_left, bottom_right], axis=1).astype(int).tolist()):
+        crops[row] = np.asarray(image.crop(corners).resize((size, size), Image.Resampling.BICUBIC))
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from vg_utils.data.batches import Tokenizer
+
 Features = dict[str, Tensor]
 
 
@@ -19,17 +21,24 @@ class GroundingModel(nn.Module):
         loss_weights: weight of each loss that `losses` names; they come from the config.
         learns_presence: whether it also learns from phrases that fit nothing in the picture. Their rows
             of true boxes are zeros, and `forward` returns `presence` (N,) in [0, 1].
+        parts: the fields of `ModelConfig`, beside `clip`, whose settings it reads.
     """
 
     loss_weights: dict[str, float]
     learns_presence = False
+    parts: tuple[str, ...] = ()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the backbone that reads the texts: texts -> int64 (N, L), padding 0."""
+        return self.backbones()["clip"].tokenizer
 
     def encode_images(self, images: Tensor) -> Features:
         """(B, 3, S, S), uint8 or float in [0, 1], letterboxed -> tensors with first dimension B."""
         raise NotImplementedError
 
     def encode_texts(self, tokens: Tensor) -> Features:
-        """(N, L) int64 CLIP tokens, padding 0 -> tensors with first dimension N."""
+        """(N, L) int64 of the tokenizer, padding 0 -> tensors with first dimension N."""
         raise NotImplementedError
 
     def forward(self, image_features: Features, text_features: Features, image_index: Tensor) -> Features:
@@ -68,3 +77,15 @@ class GroundingModel(nn.Module):
 def per_expression(features: Tensor, image_index: Tensor) -> Tensor:
     """Rows of (B, ...) image features repeated for the phrases that point at them: (N, ...)."""
     return features.index_select(0, image_index)
+
+
+class EndToEnd(nn.Module):
+    """The three steps of a model as one call, for what wraps `forward` (DistributedDataParallel, compile)."""
+
+    def __init__(self, model: GroundingModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor | Features, texts: Tensor | Features, image_index: Tensor) -> Features:
+        """See `GroundingModel.predict`."""
+        return self.model.predict(images, texts, image_index)

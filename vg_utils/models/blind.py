@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from vg_utils.boxes import paired_iou
 from vg_utils.config import ModelConfig
 from vg_utils.data.examples import GroundingExample
-from vg_utils.losses import box_loss_weights, box_losses
-from vg_utils.models.backbones import ClipBackbone
+from vg_utils.models.backbones import build_backbone
 from vg_utils.models.base import Features, GroundingModel
 from vg_utils.models.clip_hrnet import feed_forward
+from vg_utils.models.losses import box_loss_weights, box_losses
 
 
 def fit_constant_box(
@@ -48,15 +48,16 @@ def fit_constant_box(
 class TextOnly(GroundingModel):
     """A box from CLIP's text vector through a feed-forward head: what the language gives away."""
 
+    parts = ("clip_hrnet",)
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         head = config.clip_hrnet
         self.box_loss, self.huber_delta = head.box_loss, head.huber_delta
         self.loss_weights = box_loss_weights(head.box_loss, head.box_weight)
-        self.clip = ClipBackbone(config.clip, config.image_size)
+        self.clip = build_backbone(config.clip, config.image_size)
         self.head = feed_forward(self.clip.embed_dim, head.hidden, 4, head.dropout)
-        for parameter in self.clip.clip.visual.parameters():  # never used, so never trained
-            parameter.requires_grad_(False)
+        self.clip.freeze_unread(levels=(), pooled_images=False, pooled_texts=True)
 
     def backbones(self) -> dict[str, nn.Module]:
         return {"clip": self.clip}

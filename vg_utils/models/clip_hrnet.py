@@ -1,4 +1,4 @@
-"""`clip-hrnet`, the first seed system: a CLIP vector each for picture and phrase, an HRNet map, a box.
+"""`clip-hrnet`, of the CLIP + HRNet project: a vector each for image and phrase, an HRNet map, a box.
 
 The CLIP vectors say *what*, spread over the grid of the HRNet map that says *where*; convolutions shrink the
 three to one vector and a feed-forward head turns it into centre and size.
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from vg_utils.config import ModelConfig
-from vg_utils.losses import box_and_score_losses, box_loss_weights
-from vg_utils.models.backbones import ClipBackbone, HRNetBackbone
+from vg_utils.models.backbones import build_backbone
 from vg_utils.models.base import Features, GroundingModel, per_expression
+from vg_utils.models.hrnet import HRNetBackbone
+from vg_utils.models.losses import box_and_score_losses, box_loss_weights
 
 
 class ClipHRNet(GroundingModel):
@@ -22,12 +23,14 @@ class ClipHRNet(GroundingModel):
     128 + 128 + 64 channels of 14x14 concatenated, 256x1x1 after the convolutions.
     """
 
+    parts = ("hrnet", "clip_hrnet")
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         head = config.clip_hrnet
         self.box_loss, self.huber_delta = head.box_loss, head.huber_delta
         self.loss_weights = box_loss_weights(head.box_loss, head.box_weight) | {"score": head.score_weight}
-        self.clip = ClipBackbone(config.clip, config.image_size)
+        self.clip = build_backbone(config.clip, config.image_size)
         self.hrnet = HRNetBackbone(config.hrnet, config.image_size)
         self.grid = config.image_size // self.hrnet.stride  # side G of the HRNet map
         self.project_image = _project(self.clip.embed_dim, head.clip_channels)
@@ -66,7 +69,7 @@ class ClipHRNet(GroundingModel):
         vector = self.reduce(fused).flatten(1)  # (N, 256)
         return {
             "boxes_cxcywh": self.box_head(vector).float().sigmoid(),  # (N, 4)
-            # The seed has no score. Detached, so that learning one leaves the box regression as it was.
+            # The project has no score. Detached, so that learning one leaves the box regression as it was.
             "score": self.score_head(vector.detach()).float().sigmoid().squeeze(1),  # (N,)
         }
 

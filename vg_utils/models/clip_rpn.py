@@ -1,4 +1,4 @@
-"""`clip-rpn-concat` and `clip-rpn-attention`, the second seed's: text fused into CLIP's map, proposals.
+"""`clip-rpn-concat` and `clip-rpn-attention`, of the ClipRPN project: text fused into CLIP's map, proposals.
 
 CLIP's last feature map is computed once for each picture. For each phrase its text is fused into that map, by
 concatenation or by attention, and a region proposal network finds boxes on the result: the proposal with the
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from vg_utils.boxes import to_cxcywh, to_xyxy
 from vg_utils.config import ClipRPNConfig, ConfigError, ModelConfig
-from vg_utils.models.backbones import ClipBackbone
+from vg_utils.models.backbones import Backbone, build_backbone
 from vg_utils.models.base import Features, GroundingModel, per_expression
 from vg_utils.models.proposals import ProposalNetwork
 
@@ -25,7 +25,7 @@ class ConcatFusion(nn.Module):
         head: the settings.
     """
 
-    def __init__(self, clip: ClipBackbone, head: ClipRPNConfig) -> None:
+    def __init__(self, clip: Backbone, head: ClipRPNConfig) -> None:
         super().__init__()
         self.channels = head.channels or clip.map_channels
         self.conv = nn.Conv2d(clip.map_channels + clip.embed_dim, self.channels, 1)
@@ -33,8 +33,8 @@ class ConcatFusion(nn.Module):
     def forward(self, maps: Tensor, text: Features, image_index: Tensor) -> Tensor:
         """Maps (B, C, h, w) and text vectors (N, D) -> fused maps (N, channels, h, w)."""
         # A 1x1 convolution of a concatenation is the sum of two: of the map, the same for all phrases of a
-        # picture, and of the text, the same at all positions. The seed computes both at each position of each
-        # phrase; the sum is the same number.
+        # picture, and of the text, the same at all positions. The project computes both at each position of
+        # each phrase; the sum is the same number.
         of_map, of_text = self.conv.weight.flatten(1).split([maps.shape[1], text["pooled"].shape[1]], dim=1)
         seen = F.conv2d(maps, of_map[:, :, None, None], self.conv.bias)  # (B, channels, h, w)
         said = F.linear(text["pooled"], of_text)  # (N, channels)
@@ -44,7 +44,7 @@ class ConcatFusion(nn.Module):
 class AttentionFusion(nn.Module):
     """Positions of the map ask, the text answers: a transformer layer of cross-attention and feed-forward.
 
-    The seed's text is the one pooled vector (`attend_to="pooled"`). The softmax over one key is 1 whatever
+    The project's text is the one pooled vector (`attend_to="pooled"`). The softmax over one key is 1 whatever
     the query, so the attention adds the same vector at every position of every picture, and the weights that
     make queries and keys never learn: it is a sum, not attention. `attend_to="tokens"` gives it the words.
 
@@ -56,7 +56,7 @@ class AttentionFusion(nn.Module):
         ConfigError: the number of heads does not divide the number of channels.
     """
 
-    def __init__(self, clip: ClipBackbone, head: ClipRPNConfig) -> None:
+    def __init__(self, clip: Backbone, head: ClipRPNConfig) -> None:
         super().__init__()
         self.attend_to = head.attend_to
         self.channels = channels = head.channels or clip.map_channels
@@ -106,6 +106,7 @@ class ClipRPN(GroundingModel):
     length 1 (or tokens of 512), a fused 2048x7x7 map and 735 anchors a phrase.
     """
 
+    parts = ("clip_rpn",)
     fusion_type: type[ConcatFusion | AttentionFusion]
 
     def __init__(self, config: ModelConfig) -> None:
@@ -113,13 +114,11 @@ class ClipRPN(GroundingModel):
         head = config.clip_rpn
         self.loss_weights = {"objectness": head.objectness_weight, "box_regression": head.box_weight}
         self.image_size = config.image_size
-        self.clip = ClipBackbone(config.clip, config.image_size)
+        self.clip = build_backbone(config.clip, config.image_size)
         self.fusion = self.fusion_type(self.clip, head)
         self.proposals = ProposalNetwork(self.fusion.channels, config.image_size, self.clip.stride, head)
         self.reads_tokens = getattr(self.fusion, "attend_to", "pooled") == "tokens"
-        self.clip.freeze_unused(levels=(4,))
-        if self.reads_tokens:
-            self.clip.clip.text_projection.requires_grad_(False)
+        self.clip.freeze_unread(levels=(4,), pooled_images=False, pooled_texts=not self.reads_tokens)
 
     def backbones(self) -> dict[str, nn.Module]:
         return {"clip": self.clip}

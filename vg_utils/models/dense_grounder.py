@@ -20,7 +20,9 @@ from torch.nn import functional as F
 
 from vg_utils.boxes import paired_iou, to_cxcywh, to_xyxy
 from vg_utils.config import DenseGrounderConfig, ModelConfig
-from vg_utils.losses import (
+from vg_utils.models.attention import Attention, LayerNorm
+from vg_utils.models.base import Features, per_expression
+from vg_utils.models.losses import (
     box_loss_weights,
     box_losses,
     cells_in_box,
@@ -28,8 +30,6 @@ from vg_utils.losses import (
     masked_mean,
     present,
 )
-from vg_utils.models.attention import Attention, LayerNorm
-from vg_utils.models.base import Features, per_expression
 from vg_utils.models.pyramid import PyramidModel
 
 FREQUENCIES = 4  # of the sines that tell a cell its place
@@ -46,6 +46,7 @@ class DenseGrounder(PyramidModel):
     """
 
     learns_presence = True
+    parts = ("hrnet", "pyramid", "dense_grounder")
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

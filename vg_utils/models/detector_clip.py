@@ -1,4 +1,4 @@
-"""`detector-clip`, the second seed's training-free system: a detector proposes boxes, CLIP picks the answer.
+"""`detector-clip`, the training-free system of the ClipRPN project: a detector proposes, CLIP picks.
 
 Nothing is trained and nothing regressed: the answer is one of the proposals, so the share of phrases for
 which any proposal fits (`proposal_recall@all`) is the ceiling of its accuracy, and reported beside it.
@@ -7,12 +7,10 @@ which any proposal fits (`proposal_recall@all`) is the ceiling of its accuracy, 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,24 +20,15 @@ from torchvision.transforms.v2 import functional as TF
 
 from vg_utils.boxes import boxes_to_model, to_xyxy
 from vg_utils.config import ModelConfig
-from vg_utils.data.examples import GroundingExample, load_image
+from vg_utils.data.examples import DataError, GroundingExample, load_image
 from vg_utils.data.text import clean_text
-from vg_utils.data.transforms import EvalTransform
-from vg_utils.evaluation import (
-    add_clip_similarity,
-    autocast,
-    embed_texts,
-    make_rows,
-    results_of,
-)
-from vg_utils.metrics import crop_regions
-from vg_utils.models.backbones import ClipBackbone
-from vg_utils.models.detectors import SEEN, ProposalSource, build_source
+from vg_utils.data.transforms import EvalTransform, crop_regions
+from vg_utils.models.backbones import Backbone, build_backbone
+from vg_utils.models.detectors import ProposalSource, build_source
+from vg_utils.models.prediction import Prediction
 from vg_utils.models.spatial import Parsed, log_factor, parse_phrase
-from vg_utils.predictor import Prediction
 
 PICTURES_AT_ONCE = 16  # whose proposals go through CLIP together
-VIEWS_AT_ONCE = 256  # crops and blurred pictures in one call of CLIP, which bounds the memory
 
 
 class Looked(NamedTuple):
@@ -69,7 +58,7 @@ class DetectorClip:
     The modes (`model.detector-clip.mode`), with c the unit vector of a proposal's crop, b that of the whole
     picture with everything else blurred, s that of the phrase and n that of its head noun phrase:
 
-    - `crop`: cos(c, s), the seed's;
+    - `crop`: cos(c, s), as in the ClipRPN project;
     - `crop+blur`: the mean of cos(c, s) and cos(b, s) (ReCLIP, Subramanian et al. 2022, section 4.1);
     - `global-local`: the cosine of alpha b + (1 - alpha) c with beta s + (1 - beta) n (Yu, Seo, Son 2023,
       section 3; they mask with segments where we have boxes, and mix before normalising).
@@ -88,7 +77,7 @@ class DetectorClip:
     def __init__(
         self,
         source: ProposalSource,
-        clip: ClipBackbone,
+        clip: Backbone,
         config: ModelConfig,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -113,14 +102,15 @@ class DetectorClip:
         """The box of each phrase in the picture that was set last.
 
         Raises:
-            ValueError: no picture was set, or a phrase is empty.
+            ValueError: no picture was set.
+            DataError: a phrase is empty.
         """
         phrases = [phrases] if isinstance(phrases, str) else list(phrases)
         if self._looked is None:
             raise ValueError("no picture to look at: call set_image(image) before ground(phrases)")
         cleaned = [clean_text(phrase) for phrase in phrases]
         if not all(cleaned):
-            raise ValueError(f"expected phrases with at least one word, got {phrases}")
+            raise DataError(f"expected phrases with at least one word, got {phrases}")
         if not cleaned:
             return []
         boxes, scores = self._choose([(self._looked, cleaned)])
@@ -146,32 +136,6 @@ class DetectorClip:
                 best.append(box_iou(truth, candidates).amax(dim=1))
         return Answers(torch.cat(boxes), torch.cat(scores), torch.cat(best))
 
-    def evaluate(
-        self, examples: Sequence[GroundingExample], dataset: str, split: str, similarity: bool = True
-    ) -> tuple[pd.DataFrame, dict]:
-        """Rows (with `proposal_iou@all`) and results, as `evaluation.evaluate_model` for trained models.
-
-        The results also say where the proposals came from, how CLIP ranked them, and the caveat that goes
-        with a detector trained on COCO.
-        """
-        started = time.perf_counter()
-        answers = self.answer_examples(examples)
-        seconds = time.perf_counter() - started
-        rows = make_rows(examples, answers.boxes_xyxy, answers.scores)
-        rows = rows.assign(**{"proposal_iou@all": answers.proposal_iou.numpy()})
-        if similarity:
-            rows = add_clip_similarity(rows, examples, self.clip, self.device)
-        results = results_of(rows, "detector-clip", dataset, split, seconds)
-        settings = self.config.detector_clip
-        results |= {
-            "proposals": self.source.name,
-            "mode": settings.mode,
-            "spatial_prior": settings.spatial_prior,
-        }
-        if settings.detector == "yolo" or (settings.weights == "coco" and settings.detector != "oracle"):
-            results["note"] = SEEN
-        return rows, results
-
     @torch.inference_mode()
     def _look(self, pictures: Sequence[Image.Image], proposals: Sequence[Tensor]) -> list[Looked]:
         """Encode all proposals of all pictures together."""
@@ -181,7 +145,7 @@ class DetectorClip:
             views.append(crop_regions(picture, boxes, size))
             if settings.mode != "crop":
                 views.append(blur_around(picture, boxes, size, settings.blur))
-        vectors = self._embed(views)
+        vectors = self.clip.embed_images(torch.cat(views))
         counts = [len(view) for view in views]
         parts = list(vectors.split(counts))
         crops, contexts = (parts, []) if settings.mode == "crop" else (parts[::2], parts[1::2])
@@ -191,17 +155,6 @@ class DetectorClip:
             for picture, boxes, crop, context in zip(pictures, proposals, crops, contexts, strict=True)
         ]
 
-    def _embed(self, views: Sequence[Tensor]) -> Tensor:
-        """uint8 (n_i, 3, S, S), many -> unit vectors (sum of n_i, D) on the CPU."""
-        together = torch.cat(list(views))
-        with autocast(self.device):
-            parts = [
-                self.clip.encode_images(p.to(self.device)) for p in together.split(VIEWS_AT_ONCE) if len(p)
-            ]
-        if not parts:
-            return torch.zeros(0, self.clip.embed_dim)
-        return F.normalize(torch.cat(parts).float(), dim=1).cpu()
-
     @torch.inference_mode()
     def _choose(self, asked: Sequence[tuple[Looked, list[str]]]) -> tuple[Tensor, Tensor]:
         """boxes_xyxy (N, 4) and scores (N,) of all phrases of all pictures; each text is embedded once."""
@@ -210,7 +163,7 @@ class DetectorClip:
         for phrase in parsed.values():
             needed += [phrase.head, *(r.anchor for r in phrase.relations if r.anchor)]
         needed = list(dict.fromkeys(needed))
-        vectors = dict(zip(needed, embed_texts(self.clip, needed, self.device), strict=True))
+        vectors = dict(zip(needed, self.clip.embed_texts(needed), strict=True))
         boxes, scores = [], []
         for looked, texts in asked:
             if len(looked.boxes_xyxy) == 0:
@@ -226,7 +179,7 @@ class DetectorClip:
 
     def _rank(self, looked: Looked, text: str, parsed: Parsed, vectors: dict[str, Tensor]) -> Tensor:
         """Probability (n,) of each proposal of a picture for one phrase."""
-        settings, temperature = self.config.detector_clip, self.clip.clip.logit_scale.exp().cpu()
+        settings, temperature = self.config.detector_clip, self.clip.logit_scale.exp().cpu()
         sentence = vectors[text]
         if settings.mode == "crop":
             similarity = looked.crops @ sentence
@@ -252,7 +205,7 @@ def build_detector_clip(config: ModelConfig, device: torch.device | str = "cpu")
         ConfigError: no such detector, mode or CLIP.
         WeightsError: weights that cannot be had; the message names the ways out.
     """
-    clip = ClipBackbone(config.clip, config.image_size)
+    clip = build_backbone(config.clip, config.image_size)
     return DetectorClip(build_source(config.detector_clip, device), clip, config, device)
 
 

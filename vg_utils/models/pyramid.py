@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vg_utils.config import ConfigError, ModelConfig
-from vg_utils.models.backbones import ClipBackbone, HRNetBackbone
+from vg_utils.models.backbones import Backbone, build_backbone
 from vg_utils.models.base import Features, GroundingModel
+from vg_utils.models.hrnet import HRNetBackbone
 
 
 class FeaturePyramid(nn.Module):
@@ -26,7 +27,7 @@ class FeaturePyramid(nn.Module):
         hrnet: the branch for fine position, or None.
     """
 
-    def __init__(self, config: ModelConfig, clip: ClipBackbone, hrnet: HRNetBackbone | None) -> None:
+    def __init__(self, config: ModelConfig, clip: Backbone, hrnet: HRNetBackbone | None) -> None:
         super().__init__()
         settings = config.pyramid
         self.levels, self.channels = settings.levels, settings.channels
@@ -44,7 +45,7 @@ class FeaturePyramid(nn.Module):
             )
         self.blocks = nn.Sequential(*(_ResidualBlock(self.channels) for _ in range(settings.blocks)))
 
-    def encode(self, images: Tensor, clip: ClipBackbone, hrnet: HRNetBackbone | None) -> Features:
+    def encode(self, images: Tensor, clip: Backbone, hrnet: HRNetBackbone | None) -> Features:
         """(B, 3, S, S) -> the levels, each (B, C, h, w)."""
         maps = clip.encode_maps(images, self.levels)
         features = {f"clip{level}": level_map for level, level_map in zip(self.levels, maps, strict=True)}
@@ -68,12 +69,15 @@ class PyramidModel(GroundingModel):
 
     Attributes:
         clip, hrnet: the backbones; `hrnet` is None where the configuration does not want it.
-        pyramid: makes the merged map of the features of pictures.
+        pyramid: makes the merged map of the features of images.
+        reads_pooled: whether the pooled vector of a text is read.
     """
+
+    reads_pooled = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.clip, self.hrnet = build_backbones(config)
+        self.clip, self.hrnet = build_backbones(config, self.reads_pooled)
         self.pyramid = FeaturePyramid(config, self.clip, self.hrnet)
 
     def backbones(self) -> dict[str, nn.Module]:
@@ -97,8 +101,8 @@ class _ResidualBlock(nn.Module):
         return x + self.layers(x)
 
 
-def build_backbones(config: ModelConfig) -> tuple[ClipBackbone, HRNetBackbone | None]:
-    """CLIP without what no map needs being trained, and HRNet if the configuration wants it.
+def build_backbones(config: ModelConfig, pooled_texts: bool) -> tuple[Backbone, HRNetBackbone | None]:
+    """The CLIP without what is not read being trained, and HRNet if the configuration wants it.
 
     Raises:
         ConfigError: no level, one that does not exist, or a stride that does not divide the input.
@@ -111,7 +115,7 @@ def build_backbones(config: ModelConfig) -> tuple[ClipBackbone, HRNetBackbone | 
             f"model.pyramid.stride: expected a divisor of the input's {config.image_size} pixels, "
             f"got {stride}"
         )
-    clip = ClipBackbone(config.clip, config.image_size)
-    clip.freeze_unused(config.pyramid.levels)
+    clip = build_backbone(config.clip, config.image_size)
+    clip.freeze_unread(config.pyramid.levels, pooled_images=False, pooled_texts=pooled_texts)
     hrnet = HRNetBackbone(config.hrnet, config.image_size) if config.pyramid.hrnet else None
     return clip, hrnet

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vg_utils.config import ModelConfig
-from vg_utils.losses import box_and_score_losses, box_loss_weights
 from vg_utils.models.base import Features, per_expression
+from vg_utils.models.losses import box_and_score_losses, box_loss_weights
 from vg_utils.models.pyramid import PyramidModel
 
 MAX_WORDS = 77  # CLIP's
@@ -24,12 +24,14 @@ class TransVG(PyramidModel):
     tokens of 256 and [REG].
     """
 
+    parts = ("hrnet", "pyramid", "transvg")
+    reads_pooled = False
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         head = config.transvg
         self.box_loss = head.box_loss
         self.loss_weights = box_loss_weights(head.box_loss, head.box_weight) | {"score": head.score_weight}
-        self.clip.clip.text_projection.requires_grad_(False)  # it makes the pooled vector, which is not read
         size, channels = self.pyramid.channels, head.channels
         self.project_image = nn.Conv2d(size, channels, 1)
         self.project_words = nn.Linear(self.clip.text_width, channels)

@@ -1,0 +1,379 @@
+"""Training: it learns, freezes what is frozen, resumes exactly, stops when it breaks, writes its history."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import TOKENIZER, changed_names, copy_of, weights_of, without_clocks
+from vg_utils.boxes import paired_iou, to_xyxy
+from vg_utils.config import Config, ConfigError, set_fields
+from vg_utils.data.batches import GroundingDataset, make_loader
+from vg_utils.data.transforms import EvalTransform, TrainTransform
+from vg_utils.evaluation.runs import evaluate
+from vg_utils.models import build_model
+from vg_utils.models.checkpoints import load_best
+from vg_utils.models.clip_hrnet import ClipHRNet
+from vg_utils.predictor import Grounder
+from vg_utils.training import engine
+from vg_utils.training.engine import TrainingError, fit
+from vg_utils.training.loaders import load_split
+from vg_utils.training.optim import make_optimizer, make_scheduler
+
+ROOT = Path(__file__).parent.parent
+RANDOM = {"model__clip__weights": "random", "model__hrnet__weights": "random"}
+
+
+def state_of(run_dir: Path) -> dict:
+    return torch.load(run_dir / "checkpoint" / "state.pt", weights_only=True)
+
+
+def tensors_in(value) -> list[torch.Tensor]:
+    """All tensors of nested dicts and lists, in order."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [tensor for part in parts for tensor in tensors_in(part)]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Weights, optimizer, history and best score are the same to the bit."""
+    for name in ("last", "model"):
+        left, right = weights_of(a, name), weights_of(b, name)
+        assert left.keys() == right.keys()
+        assert [key for key in left if not torch.equal(left[key], right[key])] == []
+    left, right = state_of(a), state_of(b)
+    assert (left["best"], left["step"], left["epoch"]) == (right["best"], right["step"], right["epoch"])
+    moments = [tensors_in(state["optimizer"]) for state in (left, right)]
+    assert len(moments[0]) == len(moments[1]) > 0
+    assert all(torch.equal(*pair) for pair in zip(*moments, strict=True))
+    histories = [pickle.loads((run / "history.pkl").read_bytes()) for run in (a, b)]
+    assert without_clocks(histories[0]) == without_clocks(histories[1])
+
+
+# Learning and freezing
+
+
+def test_overfits_four_pictures(tiny_config):
+    config = set_fields(tiny_config, model__clip_hrnet__dropout=0.0)
+    torch.manual_seed(0)
+    model = build_model("clip-hrnet", config.model).train()
+    examples = load_split(config, "train")[:4]
+    batch = next(
+        iter(make_loader(GroundingDataset(examples, EvalTransform(64)), TOKENIZER, 4, shuffle=False))
+    )
+    optimizer = make_optimizer(model, set_fields(config.train, lr=2e-3))
+    scheduler = make_scheduler(optimizer, config.train, steps=100)
+    with torch.no_grad():  # frozen: once is enough
+        features = model.encode_images(batch.images), model.encode_texts(batch.tokens)
+    for _ in range(100):
+        losses = model.losses(model(*features, batch.image_index), batch.target_boxes_cxcywh)
+        optimizer.zero_grad()
+        sum(weight * losses[name] for name, weight in model.loss_weights.items()).backward()
+        optimizer.step()
+        scheduler.step()
+
+    def miou() -> float:
+        boxes = model(*features, batch.image_index)["boxes_cxcywh"]
+        return paired_iou(to_xyxy(boxes), to_xyxy(batch.target_boxes_cxcywh)).mean().item()
+
+    assert miou() > 0.95
+    # BatchNorm keeps the unbiased variance: for the vectors of four pictures 4/3 of what it divided by
+    model.eval()
+    assert miou() > 0.6
+
+
+@pytest.mark.parametrize(
+    ("tuning", "may_change"),
+    [
+        ("frozen", ()),
+        (
+            "last",
+            (
+                "clip.clip.visual.layer4",
+                "clip.clip.visual.attnpool",
+                "hrnet.net.stage4",
+            ),
+        ),
+    ],
+)
+def test_training_changes_no_weight_or_buffer_that_is_frozen(tiny_config, tmp_path, tuning, may_change):
+    config = set_fields(
+        tiny_config,
+        **RANDOM,
+        model__clip__tuning=tuning,
+        model__hrnet__tuning=tuning,
+        train__backbone_lr=1e-3,
+    )
+    torch.manual_seed(config.train.seed)
+    engine.set_seed(config.train.seed)
+    before = copy_of(build_model("clip-hrnet", config.model))
+    fit(set_fields(config, train__epochs=1), tmp_path / "run", progress=False)
+    model = build_model("clip-hrnet", config.model)
+    model.load_state_dict(weights_of(tmp_path / "run", "last"))
+    changed = changed_names(before, model)
+    in_backbones = {name for name in changed if name.startswith(("clip.", "hrnet."))}
+    assert {name for name in in_backbones if not name.startswith(may_change)} == set()
+    assert all(any(name.startswith(part) for name in in_backbones) for part in may_change)
+    assert {name.split(".")[0] for name in changed - in_backbones} == {
+        "project_image",
+        "project_text",
+        "project_map",
+        "reduce",
+        "box_head",
+        "score_head",
+    }
+
+
+def test_a_frozen_backbone_stays_in_evaluation_mode(tiny_config):
+    model = build_model("clip-hrnet", tiny_config.model).train()
+    assert model.training
+    assert model.reduce.training
+    assert not any(m.training for backbone in model.backbones().values() for m in backbone.modules())
+    last = set_fields(tiny_config, model__hrnet__tuning="last", model__clip__tuning="last").model
+    model = build_model("clip-hrnet", last).train()
+    visual = model.clip.clip.visual
+    assert visual.layer4.training
+    assert model.hrnet.net.stage4.training
+    assert not any(m.training for part in (visual.layer3, model.hrnet.net.stage3) for m in part.modules())
+
+
+def test_a_last_batch_of_one_picture_is_left_out(tiny_config, tmp_path):
+    """BatchNorm cannot be trained on a single value; 10 = 3 * 3 + 1."""
+    for cached in (False, True):
+        config = set_fields(tiny_config, data__limit_images=10, train__cached=cached, train__epochs=1)
+        history = fit(config, tmp_path / f"run{cached}", progress=False)
+        assert state_of(tmp_path / f"run{cached}")["step"] == 3
+        assert len(history) == 1
+
+
+# History
+
+
+def test_history_is_whole_and_the_same_in_both_files(tiny_config, tmp_path):
+    history = fit(tiny_config, tmp_path / "run", progress=False)
+    pickled = pickle.loads((tmp_path / "run" / "history.pkl").read_bytes())
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert history == pickled == [json.loads(line) for line in lines]
+    assert [epoch["epoch"] for epoch in history] == [1, 2]
+    keys = "epoch lr seconds pairs_per_second train_loss train_miou train_acc@0.5 train_l1 train_giou "
+    keys += "train_score val_loss val_miou val_acc@0.5 val_semantic_similarity"
+    assert all(epoch.keys() == set(keys.split()) for epoch in history)
+    assert Config.load(tmp_path / "run" / "config.json") == tiny_config
+
+
+def test_means_are_weighted_by_the_expressions_of_each_batch(tiny_config, tmp_path):
+    """Nothing is learned, so the training outputs can be computed again; the last batch of seven is short."""
+    config = set_fields(
+        tiny_config, train__lr=0.0, train__weight_decay=0.0, model__clip_hrnet__dropout=0.0, train__epochs=1
+    )
+    (epoch,) = fit(config, tmp_path / "run", progress=False)
+    model = build_model("clip-hrnet", config.model)
+    load_best(tmp_path / "run", model)
+    data = config.data
+    transform = TrainTransform(64, flip=data.flip, jitter=data.jitter, scale=data.scale)
+    dataset = GroundingDataset(load_split(config, "train"), transform, 0, data.max_expressions)
+    losses, ious, sizes = [], [], []
+    model.train()
+    for batch in make_loader(dataset, TOKENIZER, 3, shuffle=True, seed=0):
+        with torch.no_grad():
+            outputs = model.predict(batch.images, batch.tokens, batch.image_index)
+            named = model.losses(outputs, batch.target_boxes_cxcywh)
+        losses.append(sum(weight * named[name] for name, weight in model.loss_weights.items()).item())
+        ious.append(paired_iou(to_xyxy(outputs["boxes_cxcywh"]), to_xyxy(batch.target_boxes_cxcywh)))
+        sizes.append(len(batch.image_index))
+    weighted = sum(loss * n for loss, n in zip(losses, sizes, strict=True)) / sum(sizes)
+    assert epoch["train_loss"] == pytest.approx(weighted, rel=1e-5)
+    assert abs(weighted - sum(losses) / len(losses)) > 1e-4  # a mean of means would have been seen
+    assert epoch["train_miou"] == pytest.approx(torch.cat(ious).mean().item(), rel=1e-5)
+    load_best(tmp_path / "run", model)  # BatchNorm has learned from the passes above
+    rows, results, _ = evaluate(
+        Grounder(model, config, "cpu"), load_split(config, "val"), "RefScenes", "val", similarity=False
+    )
+    assert epoch["val_miou"] == pytest.approx(results["miou"], rel=1e-6)
+    assert epoch["val_acc@0.5"] == (rows["iou"] >= 0.5).mean()
+
+
+def test_the_rate_in_the_history_is_the_head_s(tiny_config, tmp_path):
+    config = set_fields(tiny_config, model__clip__tuning="last", train__backbone_lr=1e-7, train__epochs=1)
+    optimizer_lr = fit(set_fields(config, train__warmup=3.0), tmp_path / "run", progress=False)[0]["lr"]
+    assert optimizer_lr > 1e-5
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_run_interrupted_after_an_epoch_ends_as_an_uninterrupted_one(
+    tiny_config, tmp_path, monkeypatch, cached
+):
+    config = set_fields(tiny_config, train__cached=cached, train__epochs=3)
+    fit(config, tmp_path / "whole", progress=False)
+    validate = engine._Run.validate
+
+    def interrupted(run: engine._Run, *arguments):
+        if run.epoch == 1:
+            raise KeyboardInterrupt
+        return validate(run, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._Run, "validate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, tmp_path / "cut", progress=False)
+    assert state_of(tmp_path / "cut")["epoch"] == 1
+    torch.randn(1000)  # the state of the global generator must not matter
+    history = fit(config, tmp_path / "cut", resume=True, progress=False)
+    assert len(history) == 3
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    again = fit(config, tmp_path / "cut", resume=True, progress=False)  # nothing is left to do
+    assert again == history
+
+
+@dataclass
+class Jobs:
+    """What `jobs` ran, and where."""
+
+    folder: Path
+    configs: dict[str, Config]
+    codes: dict[str, list[int]]
+    errors: str
+
+
+@pytest.fixture(scope="module")
+def jobs(tiny_scenes, tmp_path_factory) -> Jobs:
+    """Trainings in other processes: two that were killed in mid-epoch, one of two processes."""
+    folder = tmp_path_factory.mktemp("jobs")
+    base = set_fields(_base(tiny_scenes, folder), train__epochs=2)
+    configs = {
+        # saved after batches 2, 4, 6, 7; killed one batch later, between the two of an accumulated step
+        "uncached": set_fields(base, train__accumulation=2, train__save_every=1),
+        "cached": set_fields(base, train__cached=True, train__save_every=2, model__clip__text_tuning="last"),
+        "together": set_fields(base, data__limit_images=11, model__hrnet__tuning="full"),
+    }
+    kinds = {"uncached": {"kill_at": [1, 5]}, "cached": {"kill_at": [1, 4]}, "together": {"processes": 2}}
+    todo = []
+    for name, config in configs.items():
+        config.save(folder / f"{name}.json")
+        todo.append({"config": str(folder / f"{name}.json"), "run_dir": str(folder / name)} | kinds[name])
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.train_jobs", json.dumps(todo)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    *_, said = done.stdout.splitlines()  # some versions of torch say something before
+    return Jobs(folder, configs, dict(zip(configs, json.loads(said), strict=True)), done.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "saved_at"), [("uncached", 4), ("cached", 3)])
+def test_a_run_killed_in_mid_epoch_ends_as_an_uninterrupted_one(jobs, tmp_path, name, saved_at):
+    config, run_dir = jobs.configs[name], jobs.folder / name
+    assert jobs.codes[name] == [-signal.SIGKILL], jobs.errors
+    killed = state_of(run_dir)
+    assert (killed["epoch"], killed["batch"]) == (1, saved_at)
+    history = fit(config, run_dir, resume=True, progress=False)
+    whole = fit(config, tmp_path / "whole", progress=False)
+    assert without_clocks(history) == without_clocks(whole)
+    assert_same_run(tmp_path / "whole", run_dir)
+
+
+@pytest.mark.slow
+def test_two_processes_score_each_validation_picture_once(jobs):
+    config, run_dir = jobs.configs["together"], jobs.folder / "together"
+    if jobs.codes["together"] != [0, 0] and "gloo" in jobs.errors.lower():
+        pytest.skip(f"no communication between processes here: {jobs.errors[-300:]}")
+    assert jobs.codes["together"] == [0, 0], jobs.errors
+    history = pickle.loads((run_dir / "history.pkl").read_bytes())
+    assert len(history) == 2
+    assert state_of(run_dir)["step"] == 4  # 4 batches an epoch, two at a time
+    model = build_model("clip-hrnet", config.model)
+    load_best(run_dir, model)
+    _, results, _ = evaluate(
+        Grounder(model, config, "cpu"), load_split(config, "val"), "RefScenes", "val", similarity=False
+    )
+    assert max(epoch["val_miou"] for epoch in history) == pytest.approx(results["miou"], rel=1e-5)
+
+
+def _base(tiny_scenes: Path, folder: Path) -> Config:
+    from vg_utils.presets import preset
+
+    return set_fields(
+        preset("scenes"), data__root=str(tiny_scenes), data__features=str(folder / "features"),
+        data__workers=0, model__image_size=64, train__batch_images=3, train__cached=False,
+        train__cache_views=2, train__similarity_images=2,
+    )  # fmt: skip
+
+
+def test_the_best_score_survives_resuming(tiny_config, tmp_path):
+    config = set_fields(tiny_config, train__epochs=1)
+    run_dir = tmp_path / "run"
+    fit(config, run_dir, progress=False)
+    best = weights_of(run_dir, "model")
+    torch.save(state_of(run_dir) | {"best": 0.99}, run_dir / "checkpoint" / "state.pt")
+    longer = set_fields(config, train__epochs=2)
+    longer.save(run_dir / "config.json")
+    fit(longer, run_dir, resume=True, progress=False)
+    assert state_of(run_dir)["best"] == 0.99
+    assert all(torch.equal(value, best[name]) for name, value in weights_of(run_dir, "model").items())
+    assert any(not torch.equal(value, best[name]) for name, value in weights_of(run_dir, "last").items())
+
+
+def test_a_history_that_a_kill_left_behind_is_written_again(tiny_config, tmp_path):
+    config = set_fields(tiny_config, train__epochs=1)
+    history = fit(config, tmp_path / "run", progress=False)
+    (tmp_path / "run" / "history.pkl").unlink()
+    (tmp_path / "run" / "history.jsonl").write_text("")
+    fit(config, tmp_path / "run", resume=True, progress=False)
+    assert pickle.loads((tmp_path / "run" / "history.pkl").read_bytes()) == history
+
+
+def test_two_runs_do_not_mix_in_one_directory(tiny_config, tmp_path):
+    config = set_fields(tiny_config, train__epochs=1)
+    config.save(tmp_path / "config.json")
+    with pytest.raises(ConfigError, match=r"there is a run here already.*--resume"):
+        fit(config, tmp_path, progress=False)
+    with pytest.raises(ConfigError, match="other settings"):
+        fit(set_fields(config, train__lr=0.5), tmp_path, resume=True, progress=False)
+    assert Config.load(tmp_path / "config.json") == config
+    assert not (tmp_path / "checkpoint").exists()
+
+
+# Losses that are not finite
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(tiny_config, tmp_path, monkeypatch):
+    run_dir, losses = tmp_path / "run", ClipHRNet.losses
+    seen: dict[str, bytes] = {}
+
+    def broken(model: ClipHRNet, outputs, targets):
+        found = losses(model, outputs, targets)
+        if not (run_dir / "checkpoint").exists() or not model.training:
+            return found
+        seen.update({p.name: p.read_bytes() for p in (run_dir / "checkpoint").iterdir()})
+        return found | {"l1": found["l1"] * float("nan")}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipHRNet, "losses", broken)
+        with pytest.raises(TrainingError, match=r"epoch 2.*loss nan.*l1 nan.*score") as caught:
+            fit(tiny_config, run_dir, progress=False)
+    assert "--train.lr" in str(caught.value)
+    assert {p.name: p.read_bytes() for p in (run_dir / "checkpoint").iterdir()} == seen
+    fit(tiny_config, run_dir, resume=True, progress=False)
+    fit(tiny_config, tmp_path / "whole", progress=False)
+    assert_same_run(tmp_path / "whole", run_dir)
+
+
+@pytest.mark.parametrize("batch_images", [3, 20])
+def test_weights_that_the_last_step_broke_are_not_saved(tiny_config, tmp_path, batch_images):
+    """With one batch an epoch all training losses are finite when the weights are of no use any more."""
+    config = set_fields(tiny_config, train__lr=1e37, train__grad_clip=0.0, train__batch_images=batch_images)
+    with pytest.raises(TrainingError, match="not finite"):
+        fit(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "checkpoint").exists()

@@ -1,0 +1,73 @@
+"""Trainings in processes of their own, to be killed or to work together.
+
+    python -m tests.training.train_jobs JSON
+
+The argument is a list of jobs, objects of `config` (a file), `run_dir`, and either `kill_at`, the
+[epoch, batch] before which SIGKILL comes, or `processes`, how many train together as torchrun would start
+them. Imports take longer than these trainings, so they happen once, and every job is a fork of this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import torch
+
+from vg_utils.config import Config
+from vg_utils.training import engine
+
+
+def train(job: dict) -> None:
+    if "kill_at" in job:
+        seed_step = engine._Run._seed_step
+
+        def die_or_go_on(run: engine._Run) -> None:
+            if [run.epoch, run.batch] == job["kill_at"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            seed_step(run)
+
+        engine._Run._seed_step = die_or_go_on
+    engine.fit(Config.load(Path(job["config"])), Path(job["run_dir"]), progress=False)
+
+
+def forked(job: dict, rank: int, processes: int, port: int) -> int:
+    """Start the job in a fork of this process and return its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    if processes > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    status = 1
+    try:
+        train(job)
+        status = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+def main() -> None:
+    """Print the exit codes of the processes of each job, as JSON; minus the signal for those killed."""
+    torch.set_num_threads(1)
+    codes = []
+    for job in json.loads(sys.argv[1]):
+        processes, port = job.get("processes", 1), free_port()
+        pids = [forked(job, rank, processes, port) for rank in range(processes)]
+        codes.append([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids])
+    print(json.dumps(codes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Evaluation: rows, one an expression, and what they add up to."""

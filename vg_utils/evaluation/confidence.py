@@ -1,0 +1,143 @@
+"""What a model's confidence is worth: is it as high as it should be, and does it put right before wrong?
+
+Calibration compares a confidence with what came of it: `reliability`, `expected_calibration_error`. Ranking
+asks only for the order: `risk_coverage`, `auroc`. Both start from plain columns of numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+BINS = 15  # as Guo et al. 2017
+FOUND_IOU = 0.5  # an answer that overlaps the truth less than this is wrong
+
+
+def confidence_of(rows: pd.DataFrame, absent: pd.DataFrame | None = None) -> dict[str, float]:
+    """What an evaluation says about the confidence of a model, ready for JSON.
+
+    Args:
+        rows: of the expressions (see `evaluation.metrics`), with `presence` where the model gives it.
+        absent: rows of the phrases that fit nothing in their picture (see `rows.Predicted`), if any.
+
+    Returns:
+        Dict of `ece`, of the score against the IoU it predicts, and `aurc`, where an answer with IoU 0.5 or
+        more is right; both are left out where all scores are equal, and say nothing. With a presence and
+        absent phrases also `n_absent`, `presence_auroc` and `presence_ece`.
+    """
+    found = {}
+    if rows["score"].nunique() > 1:
+        found["ece"] = expected_calibration_error(rows["score"], rows["iou"])
+        found["aurc"] = risk_coverage(rows["score"], rows["iou"] >= FOUND_IOU)[1]
+    if absent is not None and len(absent) and "presence" in rows:
+        found["n_absent"] = len(absent)
+        found["presence_auroc"] = auroc(rows["presence"], absent["presence"])
+        found["presence_ece"] = expected_calibration_error(*presence_outcomes(rows, absent))
+    return found
+
+
+def presence_outcomes(
+    rows: pd.DataFrame, absent: pd.DataFrame, column: str = "presence"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The column of all N + M phrases, and whether each is there: N ones of `rows`, M zeros of `absent`."""
+    return np.concatenate([rows[column], absent[column]]), np.repeat([1.0, 0.0], [len(rows), len(absent)])
+
+
+def reliability(confidence: ArrayLike, outcome: ArrayLike, bins: int = BINS) -> pd.DataFrame:
+    """Mean confidence beside mean outcome, in bins of equal width.
+
+    Args:
+        confidence: (N,) in [0, 1].
+        outcome: (N,) in [0, 1], what the confidence predicts: right or wrong, or a share such as the IoU.
+        bins: how many; a bin holds its lower edge, the last one also its upper one.
+
+    Returns:
+        A line for each bin: `low, high, n, confidence, outcome`; the two means are NaN where n is 0.
+
+    Raises:
+        ValueError: no values, different numbers of them, or one that is not in [0, 1]; or no bins.
+    """
+    confidence, outcome = _shares(confidence, "confidence"), _shares(outcome, "outcome")
+    if bins < 1 or len(confidence) != len(outcome):
+        raise ValueError(
+            f"expected an outcome for each confidence and at least one bin, got {len(confidence)} "
+            f"confidences, {len(outcome)} outcomes and {bins} bins"
+        )
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    n = np.bincount(index, minlength=bins)
+    sums = [np.bincount(index, weights=values, minlength=bins) for values in (confidence, outcome)]
+    means = [np.divide(s, n, out=np.full(bins, np.nan), where=n > 0) for s in sums]
+    edges = np.linspace(0, 1, bins + 1)
+    return pd.DataFrame(
+        {"low": edges[:-1], "high": edges[1:], "n": n, "confidence": means[0], "outcome": means[1]}
+    )
+
+
+def expected_calibration_error(confidence: ArrayLike, outcome: ArrayLike, bins: int = BINS) -> float:
+    """Mean distance of confidence and outcome over the bins of `reliability`, weighted by their counts.
+
+    Naeini et al. 2015; Guo et al. 2017, equation 3. Zero is perfect. With a soft outcome, the IoU, it says by
+    how much a predicted IoU is off.
+    """
+    table = reliability(confidence, outcome, bins)
+    gap = (table["confidence"] - table["outcome"]).abs().fillna(0)  # an empty bin weighs nothing
+    return float((gap * table["n"]).sum() / table["n"].sum())
+
+
+def risk_coverage(score: ArrayLike, correct: ArrayLike) -> tuple[pd.DataFrame, float]:
+    """How wrong the surest answers are, for each share of them that is given (El-Yaniv & Wiener 2010).
+
+    Answers of equal score come in no order: each counts as wrong by the mean of them all, so that the result
+    does not depend on the order of the rows.
+
+    Args:
+        score: (N,) any finite numbers, the surest the highest.
+        correct: (N,) booleans, or shares in [0, 1].
+
+    Returns:
+        A table of N lines, `coverage` in (0, 1] and `risk` in [0, 1], the mean error of the answers so far;
+        and the area under the curve (AURC; Geifman & El-Yaniv 2017): the mean risk. Lower is better; a score
+        that knows nothing has the error rate of all answers.
+
+    Raises:
+        ValueError: no values, different numbers of them, a score that is not finite.
+    """
+    score, correct = np.asarray(score, dtype=float), _shares(correct, "correct")
+    if score.shape != correct.shape or not np.isfinite(score).all():
+        raise ValueError(f"expected (N,) finite scores, N = {len(correct)} as of correct, got {score.shape}")
+    _, tie, counts = np.unique(-score, return_inverse=True, return_counts=True)  # groups, the surest first
+    errors = np.repeat(np.bincount(tie, weights=1 - correct) / counts, counts)
+    given = np.arange(1, len(errors) + 1)
+    risk = errors.cumsum() / given
+    return pd.DataFrame({"coverage": given / len(errors), "risk": risk}), float(risk.mean())
+
+
+def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
+    """Probability that a random positive has the higher value than a random negative; a tie counts half.
+
+    That is the area under the ROC curve (Hanley & McNeil 1982).
+
+    Args:
+        positive: (P,) values of what should have the higher ones.
+        negative: (Q,) values of the others.
+
+    Raises:
+        ValueError: none of either, or a NaN.
+    """
+    positive, negative = np.asarray(positive, dtype=float), np.sort(np.asarray(negative, dtype=float))
+    if not len(positive) or not len(negative) or np.isnan(positive).any() or np.isnan(negative).any():
+        raise ValueError(
+            f"expected positive and negative values, got {len(positive)} and {len(negative)} (or a NaN)"
+        )
+    below, not_above = (negative.searchsorted(positive, side=side) for side in ("left", "right"))
+    return float((below + not_above).mean() / (2 * len(negative)))
+
+
+def _shares(values: ArrayLike, name: str) -> np.ndarray:
+    values = np.asarray(values, dtype=float)
+    bad = ~((values >= 0) & (values <= 1))  # True for NaN too
+    if values.ndim != 1 or len(values) == 0 or bad.any():
+        got = f"{values[bad][0]} among them" if values.ndim == 1 and bad.any() else f"shape {values.shape}"
+        raise ValueError(f"{name}: expected (N,) numbers in [0, 1], N > 0, got {got}")
+    return values

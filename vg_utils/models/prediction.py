@@ -1,0 +1,41 @@
+"""What a model says about one phrase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Where a phrase points.
+
+    Attributes:
+        phrase: as it was asked.
+        box_xyxy: corners in pixels of the original picture, inside it.
+        score: the model's confidence in [0, 1]; what it means is the model's (see its docstring).
+        presence: probability that the phrase fits anything in the picture; None where the model cannot say.
+        heatmap: float32 (H, W) in [0, 1], where the model sees what the phrase means; a coarse map of the
+            whole picture, without the letterbox's padding, H / W about as its sides. None where it has none.
+            Two predictions may be equal whatever their maps.
+    """
+
+    phrase: str
+    box_xyxy: tuple[float, float, float, float]
+    score: float
+    presence: float | None = None
+    heatmap: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def as_dict(self) -> dict:
+        """Plain data for JSON: `phrase, box_xyxy, score`, and `presence` where it is known."""
+        corners = [round(v, 2) for v in self.box_xyxy]
+        plain = {"phrase": self.phrase, "box_xyxy": corners, "score": round(self.score, 4)}
+        return plain if self.presence is None else plain | {"presence": round(self.presence, 4)}
+
+    def is_found(self, threshold: float | None) -> bool:
+        """Whether the phrase is taken to fit something: its presence is not below the threshold.
+
+        Always where there is no threshold, or the model says nothing about presence.
+        """
+        return threshold is None or self.presence is None or self.presence >= threshold

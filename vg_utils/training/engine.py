@@ -1,0 +1,338 @@
+"""Training: `fit` turns a config into a run directory, and resumes one exactly where it was killed.
+
+Everything random is a function of the seed and of a counter (the dataset's items of the epoch, dropout of the
+step), so a resumed run needs no state of random generators to end with the weights of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object, set_seed
+from torch import nn
+from tqdm.auto import tqdm
+
+from vg_utils.boxes import paired_iou, to_xyxy
+from vg_utils.config import Config, ConfigError, TrainConfig
+from vg_utils.data import GroundingExample
+from vg_utils.data.batches import Batch, GroundingLoader
+from vg_utils.data.resident import ResidentPictures
+from vg_utils.evaluation.calibration import calibrate
+from vg_utils.evaluation.metrics import summarise
+from vg_utils.evaluation.rows import predict_rows
+from vg_utils.evaluation.similarity import add_clip_similarity, judge_for
+from vg_utils.models import build_model
+from vg_utils.models.base import EndToEnd, Features, GroundingModel
+from vg_utils.models.checkpoints import load_state, save_checkpoint, save_history
+from vg_utils.models.clip import ClipBackbone
+from vg_utils.training.averages import MovingAverage, RunningTotals
+from vg_utils.training.loaders import examples_of, load_split, make_loaders
+from vg_utils.training.optim import make_optimizer, make_scheduler
+
+Examples = Sequence[GroundingExample]
+MENDS = "A lower --train.lr or --train.grad-clip usually mends it"
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message holds the loss terms."""
+
+
+def fit(
+    config: Config,
+    run_dir: Path | str,
+    resume: bool = False,
+    progress: bool = True,
+    on_epoch: Callable[[dict], None] | None = None,
+    splits: dict[str, Examples | ResidentPictures] | None = None,
+) -> list[dict]:
+    """Train a model and keep the weights with the best validation mIoU.
+
+    Args:
+        config: all settings; written to `run_dir/config.json`.
+        run_dir: where the run goes (see `vg_utils.models.checkpoints` for what lies there).
+        resume: go on from the last checkpoint of this directory, if there is one.
+        progress: show progress bars.
+        on_epoch: called with each new entry of the history once its checkpoint is written; what it raises
+            ends the training there (a search prunes so).
+        splits: `train` and `val` where they have been read already; else they are read as the config says.
+
+    Returns:
+        The history: a dict an epoch with `epoch, lr, seconds, pairs_per_second, train_loss, train_miou,
+        train_acc@0.5, val_loss, val_miou, val_acc@0.5, val_semantic_similarity` and every loss by name.
+
+    Raises:
+        ConfigError: a fresh run in a directory that has one, or a resumed run with other settings.
+        TrainingError: a loss is not finite; it is stopped before anything is saved.
+    """
+    run_dir = Path(run_dir)
+    accelerator = _accelerator(config.train)
+    _claim(run_dir, config, resume, accelerator)
+    set_seed(config.train.seed)
+    model = build_model(config.model.name, config.model)
+    train, val = ((splits or {}).get(name) or load_split(config, name) for name in ("train", "val"))
+    train_loader, val_loader = make_loaders(config, model, train, val, accelerator, progress)
+    run = _Run(config, run_dir, model, train_loader, accelerator)
+    if resume:
+        run.restore()
+    judge = judge_for(model, config.model, accelerator.device)
+    while run.epoch < config.train.epochs:
+        epoch = {"epoch": run.epoch + 1} | run.train_epoch(progress)
+        epoch |= run.validate(examples_of(val), val_loader, judge)
+        run.finish_epoch(epoch)
+        if progress and accelerator.is_main_process:
+            tqdm.write(_line(epoch, config.train.epochs))
+        if on_epoch is not None:
+            on_epoch(epoch)
+    return run.history
+
+
+class _Run:
+    """The state of a training run: what a checkpoint holds, and the two loops that change it."""
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        model: GroundingModel,
+        loader: GroundingLoader,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.run_dir, self.model, self.accelerator = config, run_dir, model, accelerator
+        train = config.train
+        self.optimizer = make_optimizer(model, train)
+        network: nn.Module = EndToEnd(model)
+        if accelerator.device.type == "cuda":  # not on processors, where torch 2.11's backward pass can crash
+            network = network.to(memory_format=torch.channels_last)
+        if train.compile:
+            network = torch.compile(network, dynamic=True)
+        self.network, self.optimizer, self.loader = accelerator.prepare(network, self.optimizer, loader)
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.average = None  # of the weights, over the last 1 / (1 - ema) steps or so
+        if train.ema:
+            self.average = MovingAverage(model, train.ema)
+        self.steps_per_epoch = math.ceil(len(self.loader) / train.accumulation)
+        self.scheduler = make_scheduler(self.optimizer, train, self.steps_per_epoch * train.epochs)
+        self.epoch, self.batch, self.step = 0, 0, 0  # finished epochs, batches of this one, optimizer steps
+        self.best = -math.inf
+        self.history: list[dict] = []
+        self.totals = RunningTotals(accelerator.device)
+
+    @property
+    def scored(self) -> GroundingModel:
+        """The model whose validation score counts: the moving average, if there is one."""
+        return self.model if self.average is None else self.average.model
+
+    def train_epoch(self, progress: bool) -> dict[str, float]:
+        """One pass over the training pictures, from the batch where a killed run left it."""
+        train, accelerator = self.config.train, self.accelerator
+        self.network.train()
+        started, pairs = time.perf_counter(), 0
+        bar = tqdm(
+            total=len(self.loader),
+            initial=self.batch,
+            desc=f"epoch {self.epoch + 1}/{train.epochs}",
+            disable=not (progress and accelerator.is_local_main_process),
+            leave=False,
+        )
+        for batch in self._batches():
+            batch = batch.to(accelerator.device)
+            self._seed_step()
+            with accelerator.accumulate(self.network):
+                outputs = self.network(batch.images, batch.tokens, batch.image_index)
+                losses = self.model.losses(outputs, batch.target_boxes_cxcywh)
+                loss = sum(weight * losses[name] for name, weight in self.model.loss_weights.items())
+                accelerator.backward(loss)
+                if accelerator.sync_gradients and train.grad_clip:
+                    accelerator.clip_grad_norm_(self.trained, train.grad_clip)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+            self.totals.add({"loss": loss} | losses | _hits(outputs, batch), len(batch.image_index))
+            self.batch, pairs = self.batch + 1, pairs + len(batch.image_index)
+            bar.update()
+            if accelerator.sync_gradients:
+                self._after_step(bar)
+        bar.close()
+        self._check_finite()
+        self._check_weights()
+        seconds = time.perf_counter() - started
+        means = {f"train_{name}": value for name, value in self.totals.means(accelerator).items()}
+        speed = pairs * accelerator.num_processes / seconds
+        means |= {"lr": max(self.scheduler.get_last_lr()), "seconds": seconds}
+        return means | {"pairs_per_second": speed}
+
+    def validate(
+        self, examples: Examples, loader: GroundingLoader, judge: ClipBackbone | None
+    ) -> dict[str, float]:
+        """Scores on `val`: each process has its share of the pictures, and each picture counts once.
+
+        The answers also calibrate the model that gave them, so that every checkpoint is.
+        """
+        accelerator = self.accelerator
+        # Each process has BatchNorm's means of its own last batch: score what will be saved, the first one's.
+        if accelerator.num_processes > 1:
+            for buffer in self.scored.buffers():
+                broadcast(buffer)
+        mine = examples[accelerator.process_index :: accelerator.num_processes]
+        size = self.config.model.image_size
+        rows, loss, absent = predict_rows(self.scored, mine, loader, size, accelerator.device)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"epoch {self.epoch + 1}: not finite: validation loss {loss:g} after training losses of "
+                f"{self._terms()}; the last checkpoint is from before. {MENDS}"
+            )
+        if judge is not None and self.config.train.similarity_images:
+            some = mine[: self.config.train.similarity_images]
+            n = sum(len(example.expressions) for example in some)
+            similarity = add_clip_similarity(rows[:n], some, judge, accelerator.device)["semantic_similarity"]
+            rows = rows.assign(semantic_similarity=similarity)
+        rows, absent = map(pd.concat, zip(*gather_object([(rows.assign(loss=loss), absent)]), strict=True))
+        calibrate(self.scored, rows, absent)
+        summary = summarise(rows)
+        return {
+            "val_loss": float(rows["loss"].mean()),
+            "val_miou": summary["miou"],
+            "val_acc@0.5": summary["acc@0.5"],
+            "val_semantic_similarity": summary["semantic_similarity"],
+        }
+
+    def finish_epoch(self, epoch: dict[str, float]) -> None:
+        """Write the epoch down, and the checkpoint with it."""
+        improved = epoch["val_miou"] > self.best
+        self.best = max(self.best, epoch["val_miou"])
+        self.history.append(epoch)
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.totals = RunningTotals(self.accelerator.device)
+        self.save(improved)
+
+    def save(self, improved: bool = False) -> None:
+        """Write the checkpoint (the main process does; nothing is saved in mid-accumulation)."""
+        if self.accelerator.is_main_process:
+            state = {
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "step": self.step,
+                "best": self.best,
+                "history": self.history,
+                "totals": self.totals.state(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            }
+            average = None if self.average is None else self.average.model
+            best = improved or self.best == -math.inf
+            save_checkpoint(self.run_dir / "checkpoint", self.model, state, best, average)
+            save_history(self.run_dir, self.history)
+        self.accelerator.wait_for_everyone()
+
+    def restore(self) -> None:
+        """Take up the last checkpoint, if there is one."""
+        average = None if self.average is None else self.average.model
+        state = load_state(self.run_dir / "checkpoint", self.model, average)
+        if state is None:
+            return
+        self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
+        self.best, self.history = state["best"], state["history"]
+        self.totals.load(state["totals"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if state["scaler"] and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.accelerator.is_main_process:  # the kill may have come between the checkpoint and its history
+            save_history(self.run_dir, self.history)
+
+    def _batches(self) -> Iterator[Batch]:
+        loader = self.accelerator.skip_first_batches(self.loader, self.batch) if self.batch else self.loader
+        loader.set_epoch(self.epoch)
+        yield from loader
+
+    def _seed_step(self) -> None:
+        """Dropout as a function of seed, batch and process, whatever was drawn before."""
+        number = self.epoch * len(self.loader) + self.batch
+        seed = (self.config.train.seed * 1_000_003 + number) * self.accelerator.num_processes
+        torch.manual_seed(seed + self.accelerator.process_index)
+
+    def _after_step(self, bar: tqdm) -> None:
+        if not self.accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose gradients overflow
+            self.scheduler.step()
+            if self.average is not None:
+                self.average.update()
+        self.step += 1
+        save_every = self.config.train.save_every
+        saving = bool(save_every) and self.step % save_every == 0 and self.batch < len(self.loader)
+        if saving or self.step % 10 == 0:  # reading a number off the GPU makes it wait
+            self._check_finite()
+            if not bar.disable:
+                bar.set_postfix(loss=f"{(self.totals.sums['loss'] / self.totals.count).item():.4f}")
+        if saving:
+            self._check_weights()
+            self.save()
+
+    def _check_finite(self) -> None:
+        if not all(math.isfinite(value.item()) for value in self.totals.sums.values()):
+            raise TrainingError(
+                f"epoch {self.epoch + 1}, step {self.step}: not finite: {self._terms()} (means so far); "
+                f"the last checkpoint is from before. {MENDS}"
+            )
+
+    def _check_weights(self) -> None:
+        """The last step before a save can break weights after all losses so far were finite."""
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise TrainingError(
+                    f"epoch {self.epoch + 1}, step {self.step}: not finite: the weights {name}, after "
+                    f"losses that were ({self._terms()}); the last checkpoint is from before. {MENDS}"
+                )
+
+    def _terms(self) -> str:
+        sums, count = self.totals.sums, self.totals.count.item()
+        return ", ".join(f"{name} {value.item() / count:g}" for name, value in sums.items())
+
+
+def _accelerator(train: TrainConfig) -> Accelerator:
+    precision = train.precision
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_steps=train.accumulation,
+        step_scheduler_with_optimizer=False,
+    )
+
+
+def _claim(run_dir: Path, config: Config, resume: bool, accelerator: Accelerator) -> None:
+    """Make the run directory ours, or refuse to mix two runs in one."""
+    path = run_dir / "config.json"
+    if path.exists():
+        if not resume:
+            raise ConfigError(
+                f"{run_dir}: there is a run here already; resume it with --resume or choose another --out"
+            )
+        if Config.load(path) != config:
+            raise ConfigError(
+                f"{run_dir}: the run here has other settings than this one (compare its config.json)"
+            )
+    accelerator.wait_for_everyone()  # all have looked before the first one writes
+    if accelerator.is_main_process:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        config.save(path)
+    accelerator.wait_for_everyone()
+
+
+def _hits(outputs: Features, batch: Batch) -> Features:
+    """IoU and accuracy of the training outputs, for the curves."""
+    iou = paired_iou(to_xyxy(outputs["boxes_cxcywh"].detach().float()), to_xyxy(batch.target_boxes_cxcywh))
+    return {"miou": iou.mean(), "acc@0.5": (iou >= 0.5).float().mean()}
+
+
+def _line(epoch: dict[str, float], epochs: int) -> str:
+    losses, mious = ("{:.3f}/{:.3f}".format(epoch[f"train_{x}"], epoch[f"val_{x}"]) for x in ("loss", "miou"))
+    return (
+        f"epoch {epoch['epoch']:3d}/{epochs}  train/val loss {losses}  mIoU {mious}  "
+        f"val Acc@0.5 {epoch['val_acc@0.5']:.3f}  {epoch['pairs_per_second']:.0f} pairs/s"
+    )

@@ -1,0 +1,332 @@
+"""The search for settings, with Optuna: a study that can be stopped, resumed and spread over workers.
+
+    python -m vg_utils tune --model clip-hrnet --study first --trials 30
+
+Every trial is a run directory (`OUT/trials/0007`), trained from the one feature cache that all share. The
+objective is the best validation mIoU of its epochs, which belongs to the weights that its checkpoint keeps.
+
+- Sampler: multivariate TPE in groups, which knows that some choices exist only beside others. It is seeded by
+  the study's seed and the trial's number, so one worker finds the same trials again, also over a restart, and
+  two workers never draw the same.
+- Pruner: the median of what others had at the same epoch, after five whole trials and a third of the epochs
+  (warm-up and a high rate make early epochs a poor guess). Hyperband would split some thirty trials over
+  brackets that each know too little; where trials are long and many, it is the better one.
+- All trials have the study's seed, so that settings differ and nothing else does. What the seed is worth is
+  measured afterwards, on others (`vg_utils.tuning.report`).
+- A study counts to the asked number of finished trials: complete, pruned, or failed for a reason of their
+  own, which they keep as `error`. A trial whose worker died is queued again and does not count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+import traceback
+import warnings
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from accelerate import PartialState
+from accelerate.utils import set_seed
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import Trial, TrialState
+from tqdm.auto import tqdm
+
+from vg_utils.config import Config, ConfigError, first_difference, set_fields
+from vg_utils.data import GroundingExample
+from vg_utils.files import write_atomically
+from vg_utils.models import MODELS, build_model
+from vg_utils.models.checkpoints import drop_resumable
+from vg_utils.predictor import Grounder
+from vg_utils.training.engine import fit
+from vg_utils.training.loaders import load_split, make_loaders
+from vg_utils.tuning.report import write_report
+from vg_utils.tuning.spaces import own_parameters, suggest
+from vg_utils.tuning.storage import Storage, best_trial, file_lock, give_back_dead_trials, is_finished
+
+SECOND_OBJECTIVES = ("latency", "parameters")
+STARTUP_TRIALS = 5  # whole ones, before any is pruned
+POLL_SECONDS = 1.0  # between looks at what other workers do
+PHRASE = "the small red cube left of the green one"  # of the latency, which hardly depends on it
+
+
+def tune(
+    config: Config,
+    study_name: str,
+    out: Path | str,
+    storage: str | None = None,
+    trials: int = 30,
+    timeout: float | None = None,
+    objective: str | None = None,
+    report: bool = True,
+    progress: bool = True,
+) -> dict[str, Any] | None:
+    """Search, then retrain the best on other seeds and compare it with the preset on test.
+
+    Several workers may call this with the same study and storage; the one that is first at the end writes the
+    report. Called again, it goes on to `trials` finished ones.
+
+    Args:
+        config: the run without a search; its seed is the study's.
+        study_name: by which workers join.
+        out: folder of the trials' runs and of the results.
+        storage: see `Storage`; by default a journal file in `out`.
+        trials: finished trials that the study shall have in the end.
+        timeout: seconds after which this worker starts no more trials.
+        objective: second one, "latency" (ms a question) or "parameters" (millions); None: mIoU alone.
+        report: also write the report.
+        progress: show a bar with the best so far.
+
+    Returns:
+        the results, as `OUT/results.pkl` has them; None without a report, or where another worker writes it.
+
+    Raises:
+        ConfigError: a model without a space, a study of other settings, or a storage that cannot be used.
+    """
+    out = Path(out)
+    config = set_fields(config, train__similarity_images=0)  # nothing here reads them
+    worker = Worker(config, study_name, out, storage or str(out / "journal.log"), objective)
+    try:
+        worker.search(trials, timeout, progress)
+        if not report:
+            return None
+        with worker.storage.lock(f"{study_name}.report", wait=False) as mine:
+            if not mine:
+                print(f"study {study_name}: another worker is writing the report")
+                return None
+            return write_report(worker.study, config, out, progress)
+    finally:
+        worker.storage.close()
+
+
+class Worker:
+    """One process that works on a study: `study` is Optuna's, `storage` has the locks that workers share."""
+
+    def __init__(
+        self, config: Config, study_name: str, out: Path, storage: str, objective: str | None = None
+    ) -> None:
+        if not re.fullmatch(r"[\w.-]+", study_name):
+            raise ConfigError(f"--study: expected letters, digits, '.', '-' and '_', got {study_name!r}")
+        if objective not in (None, *SECOND_OBJECTIVES):
+            known = " or ".join(SECOND_OBJECTIVES)
+            raise ConfigError(f"--objective: expected {known} beside mIoU, got {objective!r}")
+        self.config, self.name, self.out, self.objective = config, study_name, out, objective
+        parameters = own_parameters(config)  # a model without a space is an error before any file is made
+        self.storage = Storage(storage)
+        try:
+            with self._claim():
+                self.study = self._join(parameters)
+        except BaseException:
+            self.storage.close()
+            raise
+
+    def search(self, trials: int, timeout: float | None = None, progress: bool = True) -> None:
+        """Work until the study has so many finished trials, whoever runs them, or the time is over."""
+        with file_lock(Path(self.config.data.features) / ".tuning.lock"):  # one makes it, the others wait
+            self.splits = fill_cache(self.config, progress)
+        deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # the bar says it shorter
+        bar = tqdm(total=trials, desc=f"study {self.name}", unit="trial", disable=not progress)
+        try:
+            while time.monotonic() < deadline and not self._step(trials, bar):
+                pass
+        finally:
+            bar.close()
+            optuna.logging.set_verbosity(verbosity)
+
+    def _step(self, trials: int, bar: tqdm) -> bool:
+        """Run one trial, or wait for those of others; returns whether the study has what was asked for."""
+        with ExitStack() as claim, warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            claim.enter_context(self._claim())
+            for number in give_back_dead_trials(self.study, self.storage):
+                tqdm.write(f"trial {number}: its worker is gone, it is queued again")
+            known = self.study.get_trials(deepcopy=False)
+            finished = sum(map(is_finished, known))
+            running = sum(trial.state == TrialState.RUNNING for trial in known)
+            self._show(bar, finished, running)
+            if finished >= trials:
+                return True
+            if finished + running < trials:
+                self.study.sampler = _sampler(self.config.train.seed, len(known))
+                self._run_trial(claim)
+                return False
+        time.sleep(POLL_SECONDS)  # others run the last ones; should they die, these are ours to retry
+        return False
+
+    def _run_trial(self, claim: ExitStack) -> None:
+        """One trial, through Optuna's own loop, which sends heartbeats and records how it ends."""
+        numbers: list[int] = []
+
+        def objective(trial: Trial) -> float | tuple[float, float]:
+            numbers.append(trial.number)
+            return self._objective(trial, claim)
+
+        try:
+            self.study.optimize(objective, n_trials=1, catch=(Exception,))
+        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            # Silent for too long (a laptop asleep), given up for dead, and queued again: not ours any more.
+            if not numbers or not self._trial(numbers[0]).state.is_finished():
+                raise
+            tqdm.write(f"trial {numbers[0]}: was given up for dead meanwhile; its result is not used")
+            return
+        trial = self._trial(numbers[0])
+        if "error" in trial.user_attrs:
+            tqdm.write(f"trial {trial.number} failed: {trial.user_attrs['error']}")
+
+    def _objective(self, trial: Trial, claim: ExitStack) -> float | tuple[float, float]:
+        """Train what the trial chose.
+
+        Returns:
+            the best validation mIoU of its epochs and, where there is one, the second objective.
+        """
+        run_dir = self.out / "trials" / f"{trial.number:04d}"
+        curve: list[float] = []
+
+        def on_epoch(epoch: dict) -> None:
+            curve.append(epoch["val_miou"])
+            if self.objective is None:  # Optuna cannot prune for two objectives
+                trial.report(epoch["val_miou"], epoch["epoch"])
+                if trial.should_prune():
+                    raise optuna.TrialPruned(f"epoch {epoch['epoch']}: below the median")
+
+        try:
+            config = suggest(self.config, trial)
+            trial.set_user_attr("worker", self.storage.worker)
+            claim.close()  # the trial has its parameters: the next worker may choose the next one's
+            trial.set_user_attr("seed", config.train.seed)
+            trial.set_user_attr("config", plain(config))
+            trial.set_user_attr("run_dir", str(run_dir))
+            fit(config, run_dir, progress=False, on_epoch=on_epoch, splits=self.splits)
+            if self.objective is None:
+                return max(curve)
+            return max(curve), second_objective(self.objective, run_dir)
+        except optuna.TrialPruned:
+            raise
+        except Exception as error:
+            write_atomically(run_dir / "error.txt", traceback.format_exc().encode())
+            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            trial.set_user_attr("curve", curve)
+            drop_resumable(run_dir)
+
+    def _join(self, parameters: dict[str, Any]) -> optuna.Study:
+        """The study, made by the first worker, checked by all others."""
+        directions = ["maximize"] if self.objective is None else ["maximize", "minimize"]
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            storage=self.storage.optuna,
+            study_name=self.name,
+            directions=directions,
+            load_if_exists=True,
+            pruner=_pruner(self.config.train.epochs),
+        )
+        optuna.logging.set_verbosity(verbosity)
+        asked = {"objective": self.objective} | _portable(self.config)
+        if "asked" not in study.user_attrs:
+            if any((self.out / "trials").glob("*")):
+                raise ConfigError(
+                    f"{self.out}: has the trials of another study; choose another --out, or its --storage"
+                )
+            study.set_user_attr("asked", asked)
+            study.enqueue_trial(parameters, user_attrs={"preset": True})
+        model = self.config.model.name
+        other = first_difference(_read_by(model, study.user_attrs["asked"]), _read_by(model, asked))
+        if other:
+            raise ConfigError(f"study {self.name} is of other settings: {other}; choose another --study")
+        return study
+
+    def _claim(self) -> AbstractContextManager:
+        return self.storage.lock(f"{self.name}.claim")
+
+    def _trial(self, number: int) -> optuna.trial.FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
+
+    def _show(self, bar: tqdm, finished: int, elsewhere: int) -> None:
+        bar.n, best = finished, best_trial(self.study)
+        notes = [f"best val mIoU {best.values[0]:.4f} (trial {best.number})"] if best else []
+        notes += [f"{elsewhere} running elsewhere"] if elsewhere else []
+        bar.set_postfix_str(", ".join(notes))
+
+
+def fill_cache(config: Config, progress: bool = True) -> dict[str, list[GroundingExample]]:
+    """Read the data, once for all trials, and make what is missing of the feature cache.
+
+    Returns:
+        the splits `train` and `val`.
+
+    Raises:
+        DataError, WeightsError, ConfigError: what every trial would fail of.
+    """
+    splits = {name: load_split(config, name) for name in ("train", "val")}
+    if config.train.cached:
+        set_seed(config.train.seed)  # as `fit` does: backbones without weights are drawn from it
+        model = build_model(config.model.name, config.model)
+        make_loaders(config, model, splits["train"], splits["val"], PartialState(), progress)
+    return splits
+
+
+def second_objective(name: str, run_dir: Path) -> float:
+    """What a trained run costs: "parameters" of the whole model in millions, or "latency".
+
+    The latency is that of one picture and one phrase through the whole model: the median of 20, in
+    milliseconds. It is measured, so the same trial gives another number each time.
+    """
+    grounder = Grounder.load(run_dir)
+    model, size = grounder.model, grounder.config.model.image_size
+    if name == "parameters":
+        return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    picture = torch.zeros((1, 3, size, size), dtype=torch.uint8, device=grounder.device)
+    tokens = model.tokenizer([PHRASE]).to(grounder.device)
+    index = torch.zeros(1, dtype=torch.int64, device=grounder.device)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(23):
+            started = time.perf_counter()
+            model.predict(picture, tokens, index)["score"].item()  # .item() waits for a GPU
+            seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds[3:])) * 1e3  # the first ones find buffers and kernels
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The config as JSON would give it back."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _portable(config: Config) -> dict[str, Any]:
+    """The settings that have to be the same for all workers; where things lie may differ by machine."""
+    settings = plain(config)
+    for name in ("root", "features", "workers", "resident"):
+        settings["data"].pop(name)
+    return settings
+
+
+def _read_by(model: str, asked: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for without the parts of other models, which make no difference to this one."""
+    parts = {
+        name: value
+        for name, value in asked["model"].items()
+        if not isinstance(value, dict) or name in ("clip", *MODELS[model].parts)
+    }
+    return asked | {"model": parts}
+
+
+def _sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler of one trial. One that lived on would start from its first draw again after a restart."""
+    drawn = np.random.SeedSequence([seed, number]).generate_state(1)[0]
+    return optuna.samplers.TPESampler(seed=int(drawn), multivariate=True, group=True)
+
+
+def _pruner(epochs: int) -> optuna.pruners.BasePruner:
+    return optuna.pruners.MedianPruner(
+        n_startup_trials=STARTUP_TRIALS, n_warmup_steps=max(1, epochs // 3), n_min_trials=STARTUP_TRIALS
+    )

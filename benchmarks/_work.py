@@ -68,7 +68,8 @@ def untrained(model: str, full: bool, tuning: str = "frozen") -> Config:
 
 def enliven(model: GroundingModel, examples: Sequence[GroundingExample], size: int) -> None:
     """Let BatchNorm see these pictures: with random weights and no statistics all boxes are alike."""
-    batch = collate([GroundingDataset(examples, EvalTransform(size))[i] for i in range(len(examples))])
+    dataset = GroundingDataset(examples, EvalTransform(size))
+    batch = collate([dataset[i] for i in range(len(dataset))], model.tokenizer)
     device = next(model.parameters()).device
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

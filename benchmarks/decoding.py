@@ -23,7 +23,7 @@ from vg_utils.data import load_examples
 from vg_utils.data.batches import GroundingDataset, make_loader
 from vg_utils.data.examples import GroundingExample, load_image
 from vg_utils.data.transforms import EvalTransform, TrainTransform, View
-from vg_utils.models.clip import tokenize
+from vg_utils.models.clip import ClipTokenizer, tokenize
 
 SIZE = 224
 BATCH_IMAGES = 16
@@ -71,7 +71,7 @@ def measure(examples: Sequence[GroundingExample], workers: Sequence[int], rounds
         loaders = {BASELINE: DataLoader(OncePerExpression(examples), batch_pairs, **persist)}
         for name, transform in transforms.items():
             dataset = GroundingDataset(examples, transform)
-            loaders[name] = make_loader(dataset, BATCH_IMAGES, shuffle=False, workers=count)
+            loaders[name] = make_loader(dataset, ClipTokenizer(), BATCH_IMAGES, shuffle=False, workers=count)
         for name, loader in loaders.items():
             require_equal(name, sent_ids, sentences(loader))
         seconds = in_turns({n: lambda loader=loader: list(loader) for n, loader in loaders.items()}, rounds)

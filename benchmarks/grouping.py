@@ -30,6 +30,7 @@ from vg_utils.data.examples import GroundingExample, load_image
 from vg_utils.data.transforms import EvalTransform
 from vg_utils.models import build_model
 from vg_utils.models.base import Features, GroundingModel
+from vg_utils.models.clip import ClipTokenizer
 from vg_utils.models.precision import autocast
 from vg_utils.training.optim import make_optimizer
 
@@ -44,7 +45,7 @@ PROJECTS_WAY, READY = (
 def batch_of(examples: Sequence[GroundingExample], size: int) -> Batch:
     """All examples as one batch, decoded and resized here and now."""
     dataset = GroundingDataset(examples, EvalTransform(size))
-    return collate([dataset[number] for number in range(len(dataset))])
+    return collate([dataset[number] for number in range(len(dataset))], ClipTokenizer())
 
 
 def compare_grouping(

@@ -48,7 +48,7 @@ from vg_utils.config import ClipConfig, HRNetConfig
 from vg_utils.models.backbones import normalise
 from vg_utils.models.clip import ClipBackbone, resized_positions
 from vg_utils.models.hrnet import HRNetBackbone
-from vg_utils.models.shipped import Statistics, pack
+from vg_utils.models.shipped import WEIGHTS_DIR, Statistics, pack
 from vg_utils.refscenes.scenes import VERSION
 
 DRAWN = 224  # side of a drawn picture in pixels
@@ -247,7 +247,7 @@ def _step(loss: Tensor, optimizer, schedule, model: nn.Module) -> None:
 def main() -> None:
     """Pretrain both and write them with a note of how they came about."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights")
+    parser.add_argument("--out", type=Path, default=WEIGHTS_DIR)
     parser.add_argument("--scenes", type=int, default=20_000)
     parser.add_argument("--clip-steps", type=int, default=5_000)
     parser.add_argument("--hrnet-steps", type=int, default=3_500)

@@ -38,10 +38,10 @@ from vg_utils.data import GroundingExample, load_examples
 from vg_utils.data.resident import ResidentPictures
 from vg_utils.data.transforms import EvalTransform
 from vg_utils.evaluation.metrics import breakdown
+from vg_utils.evaluation.runs import evaluate_constant
 from vg_utils.models.base import GroundingModel
 from vg_utils.models.checkpoints import save_pickle
 from vg_utils.models.clip import ClipTokenizer
-from vg_utils.pipeline import evaluate_constant
 from vg_utils.predictor import Grounder, default_device
 from vg_utils.refscenes.scenes import write_scenes
 
@@ -197,12 +197,15 @@ def ship_and_score(run: Run, pictures: Pictures, options: argparse.Namespace) ->
 
 def score_untrained(run: Run, examples: dict[str, Sequence[GroundingExample]], command: str) -> dict:
     """`detector-clip`, or the one box that is best on `examples["train"]`."""
+    from vg_utils.evaluation.runs import evaluate_detector
     from vg_utils.models.detector_clip import build_detector_clip
 
     evaluate = partial(evaluate_constant, examples["train"])
     if run.group == "training-free":
-        evaluate = build_detector_clip(run.config.model, default_device()).evaluate
-        evaluate = partial(evaluate, similarity=False)  # CLIP judging its own choice says little for its time
+        detector = build_detector_clip(run.config.model, default_device())
+        evaluate = partial(
+            evaluate_detector, detector, similarity=False
+        )  # CLIP judging its own choice says little for its time
     found = outcome(run, 0, command)
     for split in SPLITS:
         add_split(found, split, *evaluate(examples[split], "RefScenes", split)[:2])

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import tyro
-
 from vg_utils.config import Config, ConfigError, nearest, set_fields
 from vg_utils.presets import PRESETS, preset, random_init, with_fast
 
@@ -298,6 +296,8 @@ def parse_settings(default: Config, flags: list[str]) -> Config:
     Raises:
         ConfigError: an unknown flag (the message names the nearest valid one) or a value of another type.
     """
+    import tyro  # late: questions about an image need none of it
+
     problem = io.StringIO()
     try:
         with contextlib.redirect_stderr(problem):

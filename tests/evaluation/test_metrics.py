@@ -9,9 +9,12 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from vg_utils.boxes import paired_iou
+from vg_utils.data.transforms import crop_regions
 from vg_utils.evaluation import metrics
+from vg_utils.evaluation.similarity import category_hits
 
 
 def make_rows(n_images=40, seed=0, **columns):
@@ -225,7 +228,7 @@ def test_breakdown_keeps_rows_without_family_or_distractors():
 def test_crop_holds_the_box_and_nothing_else():
     pixels = np.zeros((60, 80, 3), dtype=np.uint8)
     pixels[10:40, 20:50] = (10, 200, 30)
-    crops = metrics.crop_regions(Image.fromarray(pixels), [[20.3, 9.8, 49.6, 40.2], [0, 0, 80, 60]], 24)
+    crops = crop_regions(Image.fromarray(pixels), [[20.3, 9.8, 49.6, 40.2], [0, 0, 80, 60]], 24)
     assert crops.shape == (2, 3, 24, 24)
     assert crops.dtype == torch.uint8
     assert (crops[0] == torch.tensor([10, 200, 30], dtype=torch.uint8).view(3, 1, 1)).all()
@@ -238,7 +241,7 @@ def test_crop_of_the_whole_picture_equals_clip_preprocessing_without_the_centre_
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
     resized = v2.Resize((32, 32), interpolation=v2.InterpolationMode.BICUBIC)(picture)
     expected = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-    assert torch.equal(metrics.crop_regions(picture, torch.tensor([[0.0, 0.0, 70.0, 50.0]]), 32)[0], expected)
+    assert torch.equal(crop_regions(picture, torch.tensor([[0.0, 0.0, 70.0, 50.0]]), 32)[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -255,15 +258,15 @@ def test_crop_of_the_whole_picture_equals_clip_preprocessing_without_the_centre_
 @pytest.mark.parametrize(("mode", "size"), [("RGB", (64, 1)), ("L", (30, 40)), ("RGBA", (1, 1))])
 def test_degenerate_boxes_become_at_least_a_pixel(mode, size, box):
     picture = Image.new(mode, size)
-    assert metrics.crop_regions(picture, [box], 8).shape == (1, 3, 8, 8)
+    assert crop_regions(picture, [box], 8).shape == (1, 3, 8, 8)
 
 
 def test_crops_refuse_boxes_that_are_no_boxes():
     picture = Image.new("RGB", (9, 9))
-    assert metrics.crop_regions(picture, np.zeros((0, 4)), 8).shape == (0, 3, 8, 8)
+    assert crop_regions(picture, np.zeros((0, 4)), 8).shape == (0, 3, 8, 8)
     for boxes in ([1, 2, 3, 4], [[1, 2, 3, math.nan]]):
         with pytest.raises(ValueError, match=r"\(N, 4\) finite boxes"):
-            metrics.crop_regions(picture, boxes, 8)
+            crop_regions(picture, boxes, 8)
 
 
 @pytest.fixture(scope="module")
@@ -288,12 +291,12 @@ def test_similarities_and_recall_of_a_tiny_clip_equal_loops(tiny_clip):
     true_index = torch.tensor([0, 1, 2, 2])
 
     def embed_crops(boxes):
-        return model.encode_image(metrics.crop_regions(picture, boxes, 32).float() / 255)
+        return model.encode_image(crop_regions(picture, boxes, 32).float() / 255)
 
     found, text = embed_crops(predicted), model.encode_text(tokenize(phrases))
     categories = model.encode_text(tokenize([f"a photo of a {name}" for name in names]))
-    semantic, textual = metrics.cosine(found, embed_crops(true)), metrics.cosine(found, text)
-    hits = metrics.category_hits(found, categories, true_index)
+    semantic, textual = F.cosine_similarity(found, embed_crops(true)), F.cosine_similarity(found, text)
+    hits = category_hits(found, categories, true_index)
     assert hits.dtype == torch.bool
 
     def one_cosine(a, b):
@@ -322,13 +325,7 @@ def test_similarities_and_recall_of_a_tiny_clip_equal_loops(tiny_clip):
 
 def test_category_hits_do_not_depend_on_lengths_of_embeddings():
     crops, categories = torch.tensor([[1.0, 0.1], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [10.0, 10.0]])
-    assert metrics.category_hits(crops, categories, torch.tensor([0, 1])).tolist() == [True, True]
-    assert metrics.category_hits(crops * 7, categories, torch.tensor([1, 1])).tolist() == [False, True]
+    assert category_hits(crops, categories, torch.tensor([0, 1])).tolist() == [True, True]
+    assert category_hits(crops * 7, categories, torch.tensor([1, 1])).tolist() == [False, True]
     with pytest.raises(ValueError, match=r"\[0, 2\)"):
-        metrics.category_hits(crops, categories, torch.tensor([-1, 0]))
-
-
-def test_cosine_of_zero_and_of_unequal_shapes():
-    assert metrics.cosine(torch.zeros(1, 3), torch.ones(1, 3)).tolist() == [0.0]
-    with pytest.raises(ValueError, match="one shape"):
-        metrics.cosine(torch.zeros(2, 3), torch.ones(1, 3))
+        category_hits(crops, categories, torch.tensor([-1, 0]))

@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from vg_utils.evaluation import confidence
-from vg_utils.figures import evaluation as figures_confidence
+from vg_utils.figures import evaluation, pictures
 from vg_utils.figures.evaluation import draw_confidence
 from vg_utils.figures.style import PREDICTION_COLOR, TRUTH_COLOR
 from vg_utils.models.prediction import Prediction
@@ -42,7 +42,7 @@ def stays_inside(figure):
 def test_reliability_shows_the_bins_and_their_counts(tmp_path):
     score, iou = values()
     title = "dense-grounder on RefScenes test: score against IoU"
-    figure = figures_confidence.reliability_diagram(score, iou, tmp_path / "r.png", title, bins=5)
+    figure = evaluation.reliability_diagram(score, iou, tmp_path / "r.png", title, bins=5)
     table = confidence.reliability(score, iou, 5)
     above, below = figure.axes
     assert [bar.get_height() for bar in above.patches] == pytest.approx(table["outcome"].tolist())
@@ -56,7 +56,7 @@ def test_reliability_shows_the_bins_and_their_counts(tmp_path):
     assert len(legend_texts(figure)) == 2
     assert stays_inside(figure)
     Image.open(tmp_path / "r.png").verify()
-    few = figures_confidence.reliability_diagram([0.05, 0.95], [0, 1])
+    few = evaluation.reliability_diagram([0.05, 0.95], [0, 1])
     assert len(few.axes[0].patches) == 2  # bins without a value show no bar
 
 
@@ -64,7 +64,7 @@ def test_risk_coverage_has_the_bounds_beside_the_curve():
     score, iou = values()
     rows = pd.DataFrame({"score": score, "iou": iou})
     title = "dense-grounder on RefScenes test: risk and coverage"
-    figure = figures_confidence.risk_coverage_curve(rows, title=title)
+    figure = evaluation.risk_coverage_curve(rows, title=title)
     model, best, random = figure.axes[0].lines
     table, area = confidence.risk_coverage(score, iou >= 0.5)
     assert model.get_ydata().tolist() == table["risk"].tolist()
@@ -77,14 +77,14 @@ def test_risk_coverage_has_the_bounds_beside_the_curve():
 
 def test_presence_of_both_kinds():
     there, absent = values(200)[0] ** 0.5, values(50, 1)[0] ** 2
-    figure = figures_confidence.presence_histogram(there, absent, title="dense-grounder: presence")
+    figure = evaluation.presence_histogram(there, absent, title="dense-grounder: presence")
     (ax,) = figure.axes
     assert set(legend_texts(figure)) == {"in the picture (n = 200)", "absent (n = 50)", "threshold"}
     assert f"AUROC {confidence.auroc(there, absent):.3f}" in ax.get_title("left")
     assert f"{(there >= 0.5).mean():.1%} of those there" in ax.get_title("left")
     assert sum(bar.get_height() for bar in ax.patches) == pytest.approx(200)  # twice 100%
     assert stays_inside(figure)
-    assert len(figures_confidence.presence_histogram(there, absent, threshold=None).axes[0].lines) == 0
+    assert len(evaluation.presence_histogram(there, absent, threshold=None).axes[0].lines) == 0
 
 
 def predictions(n=4, shape=(6, 9)):
@@ -98,7 +98,7 @@ def predictions(n=4, shape=(6, 9)):
 def test_heatmaps_lie_on_their_picture_under_the_boxes(tmp_path):
     picture, asked = Image.effect_noise((90, 60), 60), predictions()
     truths = [(1, 2, 30, 40), None, None, None]
-    figure = figures_confidence.heatmap_grid(picture, asked, tmp_path / "h.jpg", "RefScenes", truths)
+    figure = pictures.heatmap_grid(picture, asked, tmp_path / "h.jpg", "RefScenes", truths)
     panels = [ax for ax in figure.axes if len(ax.images) == 2]
     assert len(panels) == 4
     for ax, prediction in zip(panels, asked, strict=True):
@@ -119,7 +119,7 @@ def test_heatmaps_lie_on_their_picture_under_the_boxes(tmp_path):
 
 
 def test_the_heat_is_clear_where_it_is_low_and_no_yellow():
-    colors = figures_confidence.HEAT(np.linspace(0, 1, 256))
+    colors = pictures.HEAT(np.linspace(0, 1, 256))
     assert colors[0, 3] == 0
     assert (np.diff(colors[:, 3]) >= 0).all()
     lightness = colors[:, :3] @ [0.2126, 0.7152, 0.0722]
@@ -130,12 +130,12 @@ def test_the_heat_is_clear_where_it_is_low_and_no_yellow():
 
 def test_what_is_not_found_has_no_box():
     picture = Image.effect_noise((90, 60), 60)
-    figure = figures_confidence.heatmap_grid(picture, predictions(), threshold=0.5)
+    figure = pictures.heatmap_grid(picture, predictions(), threshold=0.5)
     panels = [ax for ax in figure.axes if len(ax.images) == 2]
     assert [len(ax.patches) for ax in panels] == [0, 0, 1, 1]
     assert panels[0].get_title() == "the 0th thing\nnot found   presence 0.00"
     assert "not found" not in panels[2].get_title()
-    none = figures_confidence.heatmap_grid(picture, predictions(2), threshold=1.0)
+    none = pictures.heatmap_grid(picture, predictions(2), threshold=1.0)
     assert legend_texts(none) == []
     assert stays_inside(none)
 
@@ -158,8 +158,8 @@ def test_an_evaluation_draws_what_its_numbers_say(tmp_path):
 def test_heatmaps_that_are_not_there_are_refused():
     picture = Image.effect_noise((90, 60), 60)
     with pytest.raises(ValueError, match="heat maps"):
-        figures_confidence.heatmap_grid(picture, [Prediction("a cube", (0.0, 0.0, 1.0, 1.0), 0.5)])
+        pictures.heatmap_grid(picture, [Prediction("a cube", (0.0, 0.0, 1.0, 1.0), 0.5)])
     with pytest.raises(ValueError, match="2 predictions and 1 true"):
-        figures_confidence.heatmap_grid(picture, predictions(2), truths_xyxy=[None])
+        pictures.heatmap_grid(picture, predictions(2), truths_xyxy=[None])
     with pytest.raises(ValueError, match="at least one"):
-        figures_confidence.heatmap_grid(picture, [])
+        pictures.heatmap_grid(picture, [])

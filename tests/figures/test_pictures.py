@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from vg_utils.evaluation import metrics
-from vg_utils.figures import pictures as visualize
+from vg_utils.figures import charts, pictures, style
 
 pytestmark = pytest.mark.usefixtures("warnings_are_errors")
 
@@ -49,23 +49,23 @@ def drawn(figure):
 
 def test_colours_are_the_projects():
     # Green: green dominates. Yellow: red and green dominate blue.
-    red, green, blue = (int(visualize.TRUTH_COLOR[i : i + 2], 16) for i in (1, 3, 5))
+    red, green, blue = (int(style.TRUTH_COLOR[i : i + 2], 16) for i in (1, 3, 5))
     assert green > 1.5 * max(red, blue)
-    red, green, blue = (int(visualize.PREDICTION_COLOR[i : i + 2], 16) for i in (1, 3, 5))
+    red, green, blue = (int(style.PREDICTION_COLOR[i : i + 2], 16) for i in (1, 3, 5))
     assert min(red, green) > 200 > 100 > blue
 
 
 def test_boxes_keep_the_pixels_of_a_large_picture():
     ax = plt.figure().subplots()
     picture = noise(2000, 1000)
-    visualize.draw_boxes(
+    pictures.draw_boxes(
         ax, picture, "a dog", [100, 200, 900, 800], [150, 100, 2500, 700], iou=0.4567, score=0.9
     )
     drawn(ax.figure)
     truth, prediction = ax.patches
     assert truth.get_bbox().extents.tolist() == [100, 200, 900, 800]
     assert prediction.get_bbox().extents.tolist() == [150, 100, 2000, 700]  # cut at the picture's edge
-    assert edge_colors(ax) == [visualize.TRUTH_COLOR, visualize.PREDICTION_COLOR]
+    assert edge_colors(ax) == [style.TRUTH_COLOR, style.PREDICTION_COLOR]
     assert all(patch.get_path_effects() for patch in ax.patches)
     assert ax.get_title() == "a dog\nIoU 0.46   score 0.90"
     assert ax.get_xlim() == (0, 2000)
@@ -80,7 +80,7 @@ def test_boxes_keep_the_pixels_of_a_large_picture():
     [((900, 1), "RGB"), ((1, 900), "L"), ((1, 1), "RGBA"), ((33, 700), "1"), ((640, 480), "CMYK")],
 )
 def test_pictures_of_any_size_and_mode(size, mode):
-    figure = visualize.prediction_grid([{"image": noise(*size, mode), "prediction_xyxy": [0, 0, 1, 1]}])
+    figure = pictures.prediction_grid([{"image": noise(*size, mode), "prediction_xyxy": [0, 0, 1, 1]}])
     assert len(drawn(figure).axes[0].patches) == 1
 
 
@@ -98,7 +98,7 @@ def test_pictures_of_any_size_and_mode(size, mode):
 )
 def test_phrases_of_any_text(phrase):
     item = {"image": noise(), "phrase": phrase, "truth_xyxy": [1, 1, 9, 9]}
-    figure = drawn(visualize.prediction_grid([item] * 2, title=phrase))
+    figure = drawn(pictures.prediction_grid([item] * 2, title=phrase))
     title = figure.axes[0].get_title()
     assert title.count("\n") <= 2
     assert title.count("$") == phrase.count("$")  # as it is, no formula
@@ -109,14 +109,14 @@ def test_phrases_of_any_text(phrase):
 
 def test_phrase_is_plain_text_on_a_foreign_axes_too():
     ax = plt.figure().subplots()
-    visualize.draw_boxes(ax, noise(), "a $_ and a $^")
+    pictures.draw_boxes(ax, noise(), "a $_ and a $^")
     drawn(ax.figure)
     assert ax.get_title() == "a $_ and a $^"
     plt.close(ax.figure)
 
 
 def test_unprintable_characters_become_squares():
-    assert visualize.printable("  café \n 左 x ") == "café \u25a1 x"
+    assert style.printable("  café \n 左 x ") == "café \u25a1 x"
 
 
 def test_grid_has_a_panel_each_and_one_legend_of_what_it_shows():
@@ -127,44 +127,42 @@ def test_grid_has_a_panel_each_and_one_legend_of_what_it_shows():
         "prediction_xyxy": [2, 2, 9, 9],
         "iou": 0.5,
     }
-    figure = visualize.prediction_grid([both] * 4, columns=3, title="RefScenes test, clip-hrnet")
+    figure = pictures.prediction_grid([both] * 4, columns=3, title="RefScenes test, clip-hrnet")
     assert [bool(ax.images) for ax in figure.axes] == [True] * 4 + [False] * 2
     assert not figure.axes[5].axison
     assert legend_texts(figure) == ["truth", "prediction"]
     swatches = [to_hex(patch.get_facecolor()) for patch in figure.legends[0].get_patches()]
-    assert swatches == [visualize.TRUTH_COLOR, visualize.PREDICTION_COLOR]
+    assert swatches == [style.TRUTH_COLOR, style.PREDICTION_COLOR]
     assert figure.get_suptitle() == "RefScenes test, clip-hrnet"
-    only = visualize.prediction_grid(
-        [{"image": noise(), "truth_xyxy": None, "prediction_xyxy": [2, 2, 9, 9]}]
-    )
+    only = pictures.prediction_grid([{"image": noise(), "truth_xyxy": None, "prediction_xyxy": [2, 2, 9, 9]}])
     assert legend_texts(only) == ["prediction"]
-    assert edge_colors(only.axes[0]) == [visualize.PREDICTION_COLOR]
+    assert edge_colors(only.axes[0]) == [style.PREDICTION_COLOR]
     with pytest.raises(ValueError, match="at least one"):
-        visualize.prediction_grid([])
+        pictures.prediction_grid([])
 
 
 def test_samples_are_one_an_image_and_depend_on_the_seed_only():
     rows = make_rows()
-    sample = visualize.sample_rows(rows, 5, seed=1)
+    sample = pictures.sample_rows(rows, 5, seed=1)
     assert len(sample) == 5
     assert sample["image_id"].is_unique
     shuffled = rows.sample(frac=1, random_state=9)
-    assert visualize.sample_rows(shuffled, 5, seed=1)["sent_id"].tolist() == sample["sent_id"].tolist()
-    assert visualize.sample_rows(rows, 5, seed=2)["sent_id"].tolist() != sample["sent_id"].tolist()
-    assert len(visualize.sample_rows(rows, 100)) == rows["image_id"].nunique()
-    counts = pd.concat(visualize.sample_rows(rows, 4, seed) for seed in range(150))["sent_id"].value_counts()
+    assert pictures.sample_rows(shuffled, 5, seed=1)["sent_id"].tolist() == sample["sent_id"].tolist()
+    assert pictures.sample_rows(rows, 5, seed=2)["sent_id"].tolist() != sample["sent_id"].tolist()
+    assert len(pictures.sample_rows(rows, 100)) == rows["image_id"].nunique()
+    counts = pd.concat(pictures.sample_rows(rows, 4, seed) for seed in range(150))["sent_id"].value_counts()
     assert len(counts) == len(rows)  # every expression gets its turn: 25 times of 150 on average
     assert counts.between(8, 50).all()
 
 
 def test_worst_failures_are_the_worst_of_their_images():
     rows = make_rows()
-    worst = visualize.worst_rows(rows, 4)
+    worst = pictures.worst_rows(rows, 4)
     assert worst["image_id"].is_unique
     lowest = rows.groupby("image_id")["iou"].min().sort_values()
     assert worst["iou"].tolist() == lowest.head(4).tolist()
     loaded = []
-    figure = visualize.worst_failures(
+    figure = pictures.worst_failures(
         rows, lambda image_id: loaded.append(image_id) or noise(), 4, columns=2, title="t"
     )
     assert loaded == worst["image_id"].tolist()
@@ -184,7 +182,7 @@ def make_history(epochs=5, **extra):
 
 def test_training_curves_show_both_splits_and_mark_the_best_epoch():
     history = make_history(val_miou=lambda e: 0.7 if e == 3 else 0.1, val_semantic_similarity=lambda e: 0.5)
-    figure = drawn(visualize.training_curves(history, title="RefScenes"))
+    figure = drawn(charts.training_curves(history, title="RefScenes"))
     assert [ax.get_ylabel() for ax in figure.axes] == ["loss", "share in [0, 1]", "CLIP cosine in [-1, 1]"]
     assert all(ax.get_xlabel() == "epoch" for ax in figure.axes)
     labels = [[text.get_text() for text in ax.get_legend().get_texts()] for ax in figure.axes]
@@ -198,25 +196,25 @@ def test_training_curves_show_both_splits_and_mark_the_best_epoch():
 
 
 def test_training_curves_of_short_and_patchy_histories():
-    assert len(drawn(visualize.training_curves(make_history())).axes) == 2
-    one = drawn(visualize.training_curves(make_history(1)))
+    assert len(drawn(charts.training_curves(make_history())).axes) == 2
+    one = drawn(charts.training_curves(make_history(1)))
     assert [tick for tick in one.axes[0].get_xticks() if 0.5 < tick < 1.5] == [1]
     assert one.axes[0].lines[0].get_marker() == "o"
     patchy = make_history(
         4, val_miou=lambda e: [None, 0.6, math.nan, 0.2][e - 1], val_loss=lambda e: math.nan
     )
-    figure = drawn(visualize.training_curves(patchy))
+    figure = drawn(charts.training_curves(patchy))
     assert "best epoch 2" in figure.axes[1].get_title()
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["train loss"]
-    bare = drawn(visualize.training_curves([{"epoch": 1, "train_loss": 2.0}]))
+    bare = drawn(charts.training_curves([{"epoch": 1, "train_loss": 2.0}]))
     assert bare.axes[1].get_legend() is None
     with pytest.raises(ValueError, match="at least one epoch"):
-        visualize.training_curves([])
+        charts.training_curves([])
 
 
 def test_histogram_adds_up_and_names_its_lines():
     rows = pd.DataFrame({"iou": [0.0, 0.5, 0.8, 1.0]})
-    figure = drawn(visualize.iou_histogram(rows, title="RefScenes test"))
+    figure = drawn(charts.iou_histogram(rows, title="RefScenes test"))
     (ax,) = figure.axes
     assert sum(bar.get_height() for bar in ax.patches) == pytest.approx(100)
     assert [line.get_xdata()[0] for line in ax.lines] == pytest.approx([0.575, 0.5, 0.75, 0.9])
@@ -226,7 +224,7 @@ def test_histogram_adds_up_and_names_its_lines():
 
 def test_breakdown_bars_show_every_group_with_its_size():
     table = metrics.breakdown(make_rows())["distractors"]
-    figure = drawn(visualize.breakdown_bars(table, "other objects of the same category", title="t"))
+    figure = drawn(charts.breakdown_bars(table, "other objects of the same category", title="t"))
     (ax,) = figure.axes
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert names == [f"{group}   (n = {n})" for group, n in zip(table.index, table["n"], strict=True)]
@@ -234,7 +232,7 @@ def test_breakdown_bars_show_every_group_with_its_size():
     assert ax.get_title("left") == "by other objects of the same category"
     assert set(legend_texts(figure)) == {"mIoU, 95% interval over images", "Acc@0.5"}
     one_image = metrics.breakdown(make_rows(3))["length"]  # no interval with one image
-    drawn(visualize.breakdown_bars(one_image, "length"))
+    drawn(charts.breakdown_bars(one_image, "length"))
 
 
 def test_comparison_takes_summaries_and_published_numbers():
@@ -245,7 +243,7 @@ def test_comparison_takes_summaries_and_published_numbers():
         "one picture": alone,
         "a published system of long name": {"acc@0.5": 0.68},
     }
-    figure = drawn(visualize.compare_bars(results, title="RefScenes test"))
+    figure = drawn(charts.compare_bars(results, title="RefScenes test"))
     (ax,) = figure.axes
     assert [label.get_text().replace("\n", " ") for label in ax.get_yticklabels()] == list(results)
     assert legend_texts(figure) == ["mIoU", "Acc@0.5"]
@@ -255,7 +253,7 @@ def test_comparison_takes_summaries_and_published_numbers():
     assert texts[-1] == "0.680"
     assert ax.yaxis_inverted()  # the first on top
     with pytest.raises(ValueError, match="at least one system"):
-        visualize.compare_bars({})
+        charts.compare_bars({})
 
 
 # Files
@@ -263,7 +261,7 @@ def test_comparison_takes_summaries_and_published_numbers():
 
 def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "new" / "histogram.png"
-    figure = visualize.iou_histogram(make_rows(), path)
+    figure = charts.iou_histogram(make_rows(), path)
     assert isinstance(figure, Figure)
     assert [file.name for file in path.parent.iterdir()] == ["histogram.png"]
     before = path.read_bytes()
@@ -274,7 +272,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(path), "replace", full_disk)
     with pytest.raises(OSError, match="no space"):
-        visualize.iou_histogram(make_rows(), path)
+        charts.iou_histogram(make_rows(), path)
     assert [file.name for file in path.parent.iterdir()] == ["histogram.png"]
     assert path.read_bytes() == before
 
@@ -285,20 +283,20 @@ def test_files_stay_small_however_busy_the_pictures(tmp_path, suffix):
     smooth = noise(20, 15).resize(
         (640, 480), Image.Resampling.BICUBIC
     )  # about as compressible as a photograph
-    visualize.prediction_grid([{"image": smooth, "phrase": "a"}] * 6, path=path)
-    assert path.stat().st_size <= visualize.MAX_BYTES
+    pictures.prediction_grid([{"image": smooth, "phrase": "a"}] * 6, path=path)
+    assert path.stat().st_size <= style.MAX_BYTES
     assert min(Image.open(path).size) > 400
 
 
 def test_vector_formats_are_saved_too(tmp_path):
-    visualize.compare_bars({"a": {"miou": 0.5}}, tmp_path / "compare.svg")
+    charts.compare_bars({"a": {"miou": 0.5}}, tmp_path / "compare.svg")
     assert b"<svg" in (tmp_path / "compare.svg").read_bytes()
 
 
 def test_nothing_is_left_open_and_no_setting_changed():
     settings = dict(plt.rcParams)
-    visualize.iou_histogram(make_rows())
-    visualize.prediction_grid([{"image": noise()}])
+    charts.iou_histogram(make_rows())
+    pictures.prediction_grid([{"image": noise()}])
     assert plt.get_fignums() == []
     assert dict(plt.rcParams) == settings
 
@@ -307,8 +305,8 @@ def test_notebooks_show_a_figure_as_one_small_picture(monkeypatch):
     display = pytest.importorskip("IPython.display")
     shown = []
     monkeypatch.setattr(display, "display", shown.append)
-    visualize.iou_histogram(make_rows())._ipython_display_()
-    visualize.prediction_grid([{"image": noise()}])._ipython_display_()
+    charts.iou_histogram(make_rows())._ipython_display_()
+    pictures.prediction_grid([{"image": noise()}])._ipython_display_()
     assert [picture.format for picture in shown] == ["png", "jpeg"]
     assert Image.open(io.BytesIO(shown[1].data)).format == "JPEG"
-    assert all(len(picture.data) <= visualize.MAX_BYTES / 2 for picture in shown)
+    assert all(len(picture.data) <= style.MAX_BYTES / 2 for picture in shown)

@@ -151,7 +151,7 @@ def test_all_proposals_of_a_batch_go_through_clip_in_one_call(clip, monkeypatch)
     grounder(clip, mode="crop+blur").answer_examples(EXAMPLES)
     assert calls == [2 * sum(len(one.object_boxes_xyxy) for one in EXAMPLES)]
     calls.clear()
-    monkeypatch.setattr("vg_utils.models.detector_clip.VIEWS_AT_ONCE", 4)
+    monkeypatch.setattr("vg_utils.models.backbones.ENCODED_AT_ONCE", 4)
     bounded = grounder(clip).answer_examples(EXAMPLES)
     assert calls == [4, 4, 2]
     monkeypatch.undo()

@@ -28,7 +28,7 @@ from vg_utils.training.engine import TrainingError, fit
 from vg_utils.training.loaders import load_split
 from vg_utils.training.optim import make_optimizer, make_scheduler
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RANDOM = {"model__clip__weights": "random", "model__hrnet__weights": "random"}
 
 

@@ -25,7 +25,7 @@ from vg_utils.tuning.report import count_trials
 from vg_utils.tuning.search import Worker
 from vg_utils.tuning.storage import Storage
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture

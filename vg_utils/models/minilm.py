@@ -1,8 +1,8 @@
 """A small BERT that reads phrases: MiniLM (Wang et al. 2020), as Sentence-BERT's authors trained it.
 
 The same function as transformers' `BertModel` without its pooler, in the project's own attention: importing
-transformers takes seconds, and low-rank updates find plain matrices here (`vg_utils.models.tuning`). Weights
-of a `BertModel` are put into it by `experiments.photo_weights`.
+transformers takes seconds, and low-rank updates find plain matrices here (`vg_utils.models.finetuning`).
+Weights of a `BertModel` are put into it by `experiments.photo_weights`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Where RefScenes' CLIP knows some hundred words, this one has a meaning for any: MiniLM (Wang et al. 2020; its
 weights are those of Sentence-BERT's authors, Reimers & Gurevych 2019) read a billion pairs of sentences,
-EfficientNet-Lite (Tan & Le 2019) saw ImageNet, and `experiments.pretrain_photos` brought both into one space as
-CLIP does (Radford et al. 2021). Small on purpose: it comes with the package, in 8 bits.
+EfficientNet-Lite (Tan & Le 2019) saw ImageNet, and `experiments.pretrain_photos` brought both into one space
+as CLIP does (Radford et al. 2021). Small on purpose: it comes with the package, in 8 bits.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vg_utils.config import ClipConfig, ConfigError
-from vg_utils.data.wordpiece import WordPiece
-from vg_utils.models.backbones import TextFeatures, WeightsError, _ways_out, normalise
+from vg_utils.models.backbones import Backbone, TextFeatures, WeightsError, normalise, ways_out
+from vg_utils.models.finetuning import Tower, set_tuning
 from vg_utils.models.minilm import MiniLM, mean_of_tokens
 from vg_utils.models.shipped import load_shipped, unpack_tensors
-from vg_utils.models.tuning import Tower, set_tuning
+from vg_utils.models.wordpiece import WordPiece
 
 PHOTOS = "photos"  # its name in the configuration and of its file of weights
 IMAGE_NET = "tf_efficientnet_lite2"  # timm's name; lite0, 3 and 4 fit as well
@@ -32,19 +32,8 @@ STAGES = ((0, 1), (2,), (3, 4), (5, 6))  # of timm's EfficientNet; at the end of
 STRIDES = (4, 8, 16, 32)
 
 
-class PhotoBackbone(nn.Module):
-    """The two encoders.
-
-    Attributes:
-        embed_dim: size D of the pooled vectors.
-        text_width: channels of the text tokens.
-        source: where the weights came from, the config's word for it.
-        image_size: side of the model's square input in pixels; any multiple of 32 can be encoded.
-        map_channels, stride: of the last feature map.
-        levels: channels and stride of the maps 1 to 4.
-        tokenizer: makes the tokens that `encode_texts` reads.
-        logit_scale: logarithm of the inverse temperature; it trains in contrastive pretraining only.
-    """
+class PhotoBackbone(Backbone):
+    """The two encoders. Any image size that is a multiple of 32 can be encoded."""
 
     def __init__(self, config: ClipConfig, image_size: int) -> None:
         super().__init__()
@@ -56,7 +45,6 @@ class PhotoBackbone(nn.Module):
         self.image = create_model(IMAGE_NET, features_only=True)
         channels: list[int] = self.image.feature_info.channels()[1:]  # the first has stride 2
         self.levels = dict(enumerate(zip(channels, STRIDES, strict=True), 1))
-        self.map_channels, self.stride = self.levels[4]
         self.image_head = nn.Sequential(
             nn.Conv2d(self.map_channels, IMAGE_FEATURES, 1, bias=False),
             nn.BatchNorm2d(IMAGE_FEATURES, eps=1e-3),
@@ -78,12 +66,10 @@ class PhotoBackbone(nn.Module):
             self.register_buffer(name, torch.tensor(value), persistent=False)
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) -> pooled vectors (B, embed_dim)."""
         (last,) = self.encode_maps(images)
         return self.image_projection(self.image_head(last))
 
     def encode_maps(self, images: Tensor, levels: tuple[int, ...] = (4,)) -> list[Tensor]:
-        """(B, 3, S, S) -> the maps of the named levels."""
         x = self.image.bn1(self.image.conv_stem(normalise(images, self.mean, self.std)))
         maps = {}
         for level, stages in enumerate(STAGES[: max(levels)], 1):
@@ -93,13 +79,11 @@ class PhotoBackbone(nn.Module):
         return [maps[level] for level in levels]
 
     def encode_texts(self, tokens: Tensor) -> TextFeatures:
-        """(N, L) int64 tokens of `tokenizer` -> pooled and token features; padding changes none of them."""
         mask = tokens != 0
         x = self.text(tokens, mask)  # (N, L, text_width)
         return TextFeatures(self.text_projection(mean_of_tokens(x, mask)), x, mask)
 
     def towers(self) -> tuple[Tower, Tower]:
-        """The image and the text encoder as blocks from input to output, see `vg_utils.models.tuning`."""
         first, *middle, last = [[self.image.blocks[stage] for stage in stages] for stages in STAGES]
         stem = [self.image.conv_stem, self.image.bn1]
         image = [[*stem, *first], *middle, [*last, self.image_head, self.image_projection]]
@@ -108,10 +92,15 @@ class PhotoBackbone(nn.Module):
         start = [text.words, text.positional_embedding, text.norm]
         return image, [start, *([layer] for layer in layers), [end, self.text_projection]]
 
-    def freeze_unused(self, levels: tuple[int, ...]) -> None:
-        """Train nothing of the image encoder that the maps of these levels do not pass through."""
-        after = [self.image.blocks[stage] for stages in STAGES[max(levels) :] for stage in stages]
-        for module in (*after, self.image_head, self.image_projection):
+    def freeze_unread(self, levels: tuple[int, ...], pooled_images: bool, pooled_texts: bool) -> None:
+        if not pooled_texts:
+            self.text_projection.requires_grad_(False)
+        if pooled_images:
+            return
+        unread = [self.image_head, self.image_projection]
+        unread += [self.image.blocks[i] for stages in STAGES[max(levels, default=0) :] for i in stages]
+        unread += [] if levels else [self.image.conv_stem, self.image.bn1]
+        for module in unread:
             module.requires_grad_(False)
 
 
@@ -139,4 +128,4 @@ def load_weights(module: nn.Module, weights: str, image_size: int) -> None:
         else:
             module.load_state_dict(unpack_tensors(load_file(Path(weights).expanduser()), module.state_dict()))
     except Exception as error:  # safetensors, torch and the file system each raise their own
-        raise WeightsError(_ways_out("backbone", PHOTOS, weights, "model.clip.weights", error)) from error
+        raise WeightsError(ways_out("backbone", PHOTOS, weights, "model.clip.weights", error)) from error

@@ -9,7 +9,7 @@ import string
 import pytest
 import torch
 
-from vg_utils.data.wordpiece import SPECIAL, WordPiece
+from vg_utils.models.wordpiece import SPECIAL, WordPiece
 
 tokenize = WordPiece()
 

@@ -164,6 +164,7 @@ class DenseGrounderConfig:
     cell_weight: float = 0.5  # of the box that each cell in it says
     score_weight: float = 0.2
     presence_weight: float = 0.5  # does the phrase fit anything in the picture
+    agreement: float = 0.0  # answering, only cells whose box overlaps the surest one's by this IoU are asked
 
 
 @dataclass(frozen=True)

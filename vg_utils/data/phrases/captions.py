@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from functools import cache
 
 from vg_utils.data.phrases import lexicon
@@ -302,6 +302,21 @@ STATIC_ADJECTIVES = {
     ),
     *("silver", "golden", "dark", "light", "beige", "flat", "screen", "stuffed", "baby", "gold", "bright"),
 }
+COLORS = {
+    "black",
+    "white",
+    "gray",
+    "grey",
+    "red",
+    "green",
+    "blue",
+    "yellow",
+    "brown",
+    "orange",
+    "pink",
+    "purple",
+}
+COLORS |= {"tan", "silver"}
 WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*|,")
 MIN_WORDS, MAX_WORDS = 2, 16
 
@@ -312,11 +327,9 @@ def words_of(caption: str) -> list[str]:
 
 
 @cache
-def class_of(head: str) -> str | None:
-    """The class that a head noun of a caption names, singular only."""
-    if head in PEOPLE:
-        return lexicon.PERSON
-    return lexicon.class_of_word(head) or (head if lexicon.plural(head) != head else None)
+def class_of(head: str) -> str:
+    """The class that a head noun of a caption names; itself if it is no other name of a class."""
+    return lexicon.PERSON if head in PEOPLE else lexicon.class_of_word(head) or head
 
 
 def prove_people(captions: Sequence[list[str]], objects: Objects) -> dict[str, int]:
@@ -353,16 +366,16 @@ def prove_people(captions: Sequence[list[str]], objects: Objects) -> dict[str, i
     return {"child": one} if child >= 2 and not man + woman else {}
 
 
-def subject(words: list[str]) -> tuple[int, str] | None:
+def subject(words: list[str], categories: Container[str]) -> tuple[int, str] | None:
     """Where the noun phrase that the caption starts with ends, and the class of its head; None if not one thing.
 
-    >>> subject("a young man riding a wave".split())
+    >>> subject("a young man riding a wave".split(), {"person"})
     (3, 'person')
     """
     if not words or words[0] not in ("a", "an", "the", "one", "this"):
         return None
     end = 1
-    while end < len(words) and not (words[end] in ENDS or (words[end].endswith("ing") and end > 1)):
+    while end < len(words) and (joins_colors(words, end) or not ends_noun(words[end], end)):
         end += 1
     if not 2 <= end <= 6 or not NOT_ONE.isdisjoint(words[1:end]):
         return None
@@ -370,9 +383,21 @@ def subject(words: list[str]) -> tuple[int, str] | None:
         return None
     for head in (" ".join(words[end - 2 : end]), words[end - 1]):
         category = class_of(head)
-        if category is not None:
+        if category in categories:
             return end, category
     return None
+
+
+def ends_noun(word: str, position: int) -> bool:
+    """Whether a noun phrase ends before the word: a preposition, a verb, a participle."""
+    return word in ENDS or (word.endswith("ing") and position > 1)
+
+
+def joins_colors(words: list[str], k: int) -> bool:
+    """Whether the word is the "and" of "a black and white dog"."""
+    return (
+        words[k] == "and" and words[k - 1] in COLORS and words[k + 1 : k + 2] != [] and words[k + 1] in COLORS
+    )
 
 
 def phrases(captions: Sequence[list[str]], objects: Objects) -> Iterator[tuple[int, str, Meaning]]:
@@ -384,14 +409,14 @@ def phrases(captions: Sequence[list[str]], objects: Objects) -> Iterator[tuple[i
         if i is not None and objects.areas[i] > 0.015:
             alone[category] = i, meaning
     for words in captions:
-        found = subject(words)
+        found = subject(words, alone)
         if found is not None and found[1] in alone and agrees(words[: found[0]], objects, alone[found[1]][0]):
             end, category = found
             for text in about_subject(words, end):
                 if not UNSAID.search(text):
                     yield alone[category][0], text, alone[category][1]
-        for category, text in inner_phrases(words):
-            if category in alone and category != lexicon.PERSON and not UNSAID.search(text):
+        for category, text in inner_phrases(words, alone):
+            if category != lexicon.PERSON and not UNSAID.search(text):
                 yield alone[category][0], text, alone[category][1]
 
 
@@ -437,16 +462,16 @@ def joined(words: list[str]) -> str:
     return " ".join(words).replace(" ,", ",").strip(" ,")
 
 
-def inner_phrases(words: list[str]) -> Iterator[tuple[str, str]]:
+def inner_phrases(words: list[str], categories: Container[str]) -> Iterator[tuple[str, str]]:
     """Nouns with adjectives inside a caption: "a red umbrella"."""
     for k, word in enumerate(words):
         for length in (2, 1):
             head = " ".join(words[k - length + 1 : k + 1])
-            category = class_of(head) if k + 1 >= length else None
-            if category is None or words[k + 1 : k + 2] in (["and"], ["of"]):
+            category = class_of(head)
+            if k + 1 < length or category not in categories or words[k + 1 : k + 2] in (["and"], ["of"]):
                 continue
             start = k - length
-            while start >= 0 and words[start] in STATIC_ADJECTIVES:
+            while start >= 0 and (words[start] in STATIC_ADJECTIVES or joins_colors(words, start)):
                 start -= 1
             if start >= 0 and words[start] in ("a", "an", "the") and start < k - length:
                 yield category, " ".join(words[start : k + 1])

@@ -32,7 +32,8 @@ COLORS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 NAMES = tuple(COLORS)
 SKIN = ("pink", "brown", "orange")  # never said of clothes: the middle of a person may be skin
-STRICT_SHARE, PLAUSIBLE_SHARE, AROUND_SHARE = 0.55, 0.12, 0.30
+STRICT_SHARE, POSSIBLE_SHARE, SECOND_SHARE = 0.35, 0.70, 0.12  # of a thing of one colour
+PLAUSIBLE_SHARE = 0.40  # of a thing that somebody might give the colour
 LEAST_PIXELS = 40
 READ_SIDE = 160  # pixels: decoding a smaller picture is quicker, and coarse colours need no more
 COVERED = 255
@@ -158,11 +159,18 @@ def measure(codes: np.ndarray, boxes: np.ndarray, is_person: list[bool], has_col
             total = own.sum()
             if total < LEAST_PIXELS or total < 0.35 * region.size:
                 continue
-            share = (own @ surely) / total
-            result.maybe[part][i] = bits((own @ maybe) / total > PLAUSIBLE_SHARE)
+            share, possible = (own @ surely) / total, (own @ maybe) / total
+            if is_person[i] and part == "whole":
+                result.maybe["whole"][i] = bits(share > 0.08)
+                continue
+            plausible = bits((possible > PLAUSIBLE_SHARE) | (share > 0.12))
+            result.maybe[part][i] = plausible
             if has_color[i]:
-                said = (share > STRICT_SHARE) & (around_share < AROUND_SHARE)
-                result.sure[part][i] = bits(said)
+                second = np.sort(share)[-2]
+                said = (share > STRICT_SHARE) & (possible > POSSIBLE_SHARE) & (second < SECOND_SHARE)
+                result.sure[part][i] = bits(said & (around_share < 0.5 * share))
+        if is_person[i] and result.maybe["top"][i] == ALL:
+            result.maybe["whole"][i] = ALL
     return result
 
 

@@ -11,7 +11,7 @@ from random import Random
 
 from vg_utils.data.phrases import lexicon
 from vg_utils.data.phrases.colors import NAMES, SKIN
-from vg_utils.data.phrases.meaning import Meaning, only_one
+from vg_utils.data.phrases.meaning import Meaning, execute, only_one
 from vg_utils.data.phrases.objects import Objects, members
 from vg_utils.data.phrases.relations import INVERSE, related
 
@@ -47,27 +47,31 @@ def by_name(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
 def by_place(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
     x, y = objects.x[i], objects.y[i]
     side, level = ("left" if x < 0.5 else "right"), ("top" if y < 0.5 else "bottom")
+    word = noun(objects, i, random)
+    alone = execute((word,), objects).maybe.bit_count() == 1
+    if alone and random.random() < 0.5:  # nobody needs to hear where it is
+        return
     sides = [("side", side), ("pair", side), ("most", side)]
     if abs(x - 0.5) < 0.12:
         sides += [("side", "middle")]
-    if abs(y - 0.5) > 0.12 and random.random() < 0.4:
+    if abs(y - 0.5) > 0.12 and random.random() < 0.4 and not alone:
         sides += [("side", level), ("most", level)]
     random.shuffle(sides)
-    for each in sides:
+    for each in sides[: 1 if alone else None]:
         yield (noun(objects, i, random), each)
-    if abs(y - 0.5) > 0.15 and abs(x - 0.5) > 0.15 and random.random() < 0.5:
+    if abs(y - 0.5) > 0.15 and abs(x - 0.5) > 0.15 and random.random() < 0.5 and not alone:
         yield (noun(objects, i, random), ("side", level), ("side", side))
 
 
 def by_order(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
     word = noun(objects, i, random)
     rivals = members(objects.named(word[1], word[0] == "all").maybe)
-    if len(rivals) < 3:
+    if not 3 <= len(rivals) <= 6:
         return
     left = sum(objects.x[j] < objects.x[i] for j in rivals)
     right = len(rivals) - 1 - left
     for number, direction in ((left, "left"), (right, "right")):
-        if 1 <= number <= 3:
+        if 1 <= number <= 2:
             yield (word, ("rank", number + 1, direction))
 
 

@@ -105,7 +105,9 @@ def by_side(objects: Objects, fit: Fit, side: str) -> Fit:
 
 
 def by_most(objects: Objects, fit: Fit, direction: str) -> Fit:
-    """Certain if ahead of all who may be meant; possible if nobody who is meant is ahead."""
+    """Certain if ahead of all who may be meant; possible if nobody who is meant is ahead. One alone is not "most"."""
+    if fit.maybe.bit_count() < 2:
+        return Fit(0, fit.maybe)
     ahead = AHEAD[direction]
     rows = [(i, objects.corners[i], objects.areas[i]) for i in members(fit.maybe)]
     sure = maybe = 0

@@ -108,6 +108,14 @@ class Objects:
         return (same & inside & smaller).sum(1) >= 3
 
     def named(self, word: str, everyone: bool = False) -> Fit:
+        """The objects that a noun may mean, see `_named`."""
+        key = ("all" if everyone else "main", word)
+        found = self.cache.get(key)
+        if found is None:
+            found = self.cache[key] = self._named(word, everyone)
+        return found
+
+    def _named(self, word: str, everyone: bool) -> Fit:
         """The objects that a noun may mean.
 
         Args:
@@ -146,9 +154,9 @@ class Objects:
         c = NAMES.index(color)
         where = "top" if part == "any" else part
         sure = sum(1 << i for i, found in enumerate(self.measured.sure[where]) if found >> c & 1)
-        if part != "whole":  # a rival may wear it elsewhere
-            where = "whole"
         maybe = sum(1 << i for i, found in enumerate(self.measured.maybe[where]) if found >> c & 1)
+        if part != "whole":  # a rival may wear it elsewhere
+            maybe |= sum(1 << i for i, found in enumerate(self.measured.maybe["whole"]) if found >> c & 1)
         return Fit(sure, maybe | sure)
 
 

@@ -181,6 +181,8 @@ def say(meaning: Meaning, random: Random, determiner: str | None = None, inner: 
     if role and random.random() < 0.35:
         after, word = after[1:] if len(after) == len(filters) else after, role
     words = " ".join([*before, word, *after])
+    if before and before[0] not in COLOR_WORDS and determiner is None:
+        definite = True
     if determiner is None:
         determiner = random.choice(("the", "the", "") if definite else ("the", "the", "a", "a", ""))
     if determiner == "a" and word in (*lexicon.PLURAL_CLASSES, "luggage"):

@@ -18,23 +18,25 @@ from vg_utils.data.examples import DataError
 
 # Lightness L, chroma C and hue h in degrees (may pass 360): (L from, to, C from, to, h from, to). Surely, and maybe.
 COLORS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "black": ((0, 19, 0, 11, 0, 360), (0, 40, 0, 25, 0, 360)),
-    "white": ((80, 101, 0, 10, 0, 360), (60, 101, 0, 22, 0, 360)),
-    "gray": ((38, 70, 0, 7, 0, 360), (20, 88, 0, 16, 0, 360)),
+    "black": ((0, 20, 0, 12, 0, 360), (0, 40, 0, 25, 0, 360)),
+    "white": ((75, 101, 0, 12, 0, 360), (60, 101, 0, 22, 0, 360)),
+    "gray": ((36, 68, 0, 7, 0, 360), (20, 88, 0, 16, 0, 360)),
     "red": ((16, 60, 38, 200, 12, 44), (5, 75, 18, 200, -20, 60)),
     "orange": ((50, 85, 52, 200, 48, 68), (35, 95, 25, 200, 35, 85)),
     "yellow": ((62, 101, 48, 200, 80, 107), (40, 101, 20, 200, 65, 118)),
     "green": ((18, 95, 24, 200, 118, 170), (5, 101, 8, 200, 92, 205)),
-    "blue": ((12, 85, 22, 200, 245, 303), (3, 95, 7, 200, 195, 315)),
+    "blue": ((12, 85, 19, 200, 243, 305), (3, 95, 7, 200, 195, 315)),
     "purple": ((12, 70, 26, 200, 309, 335), (5, 90, 9, 200, 290, 355)),
     "pink": ((50, 90, 26, 200, 338, 375), (35, 100, 9, 200, 320, 410)),
     "brown": ((18, 44, 17, 42, 46, 74), (5, 70, 6, 60, 20, 100)),
 }
 NAMES = tuple(COLORS)
 SKIN = ("pink", "brown", "orange")  # never said of clothes: the middle of a person may be skin
-STRICT_SHARE, POSSIBLE_SHARE, SECOND_SHARE = 0.35, 0.70, 0.12  # of a thing of one colour
+# Of the pixels of a thing of one colour: surely of it, maybe of it; surely of another one as a share of the first.
+STRICT_SHARE, POSSIBLE_SHARE, SECOND_SHARE = 0.35, 0.65, 0.3
+AROUND_SHARE = {"whole": 0.5, "top": 0.55, "bottom": 0.3}  # of the surroundings, likewise
 PLAUSIBLE_SHARE = 0.40  # of a thing that somebody might give the colour
-LEAST_PIXELS = 40
+LEAST_PIXELS = 16
 READ_SIDE = 160  # pixels: decoding a smaller picture is quicker, and coarse colours need no more
 COVERED = 255
 BITS = 5  # of each channel that the table looks at
@@ -128,72 +130,83 @@ def measure(codes: np.ndarray, boxes: np.ndarray, is_person: list[bool], has_col
     _, surely, maybe = table()
     count = len(boxes)
     result = Measured({p: [0] * count for p in PARTS}, {p: [ALL] * count for p in PARTS})
-    overall = np.bincount(codes.ravel(), minlength=len(surely))
-    if is_gray(overall):
+    if is_gray(counts(codes)):
         return result
     height, width = codes.shape
-    pixels = np.rint(boxes * [width, height, width, height]).astype(int)
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    rows = pixels.tolist()
-    for i, (x1, y1, x2, y2) in enumerate(rows):
-        if (x2 - x1) * (y2 - y1) < 2 * LEAST_PIXELS:
+    corners = np.rint(boxes * [width, height, width, height]).astype(int).tolist()
+    covering = covers(boxes, np.array(is_person))
+    for i, (x1, y1, x2, y2) in enumerate(corners):
+        if (x2 - x1) * (y2 - y1) < 4 * LEAST_PIXELS:
             continue
         crop = codes[y1:y2, x1:x2].copy()
-        for j, (a, b, c, d) in enumerate(rows):
-            if (
-                j != i
-                and a < x2
-                and c > x1
-                and b < y2
-                and d > y1
-                and (areas[j] < 1.3 * areas[i] or is_person[j])
-            ):
-                crop[max(b - y1, 0) : d - y1, max(a - x1, 0) : c - x1] = COVERED
-        mx, my = max(2, (x2 - x1) // 5), max(2, (y2 - y1) // 8)
-        outer = codes[max(y1 - my, 0) : y2 + my, max(x1 - mx, 0) : x2 + mx]
-        around = counts(outer) - counts(codes[y1:y2, x1:x2])
-        around_share = (around @ surely) / max(1, around.sum())
-        bottom_cut = boxes[i, 3] > 0.97
-        for part, region in regions(crop, is_person[i], bottom_cut):
+        for a, b, c, d in (corners[j] for j in np.flatnonzero(covering[:, i])):
+            crop[max(b - y1, 0) : d - y1, max(a - x1, 0) : c - x1] = COVERED
+        around_share = shares_around(codes, corners[i], surely)
+        for part, region in regions(crop, is_person[i], boxes[i, 3] > 0.97):
             own = counts(region)
             total = own.sum()
             if total < LEAST_PIXELS or total < 0.35 * region.size:
                 continue
             share, possible = (own @ surely) / total, (own @ maybe) / total
-            if is_person[i] and part == "whole":
+            if part == "body":
                 result.maybe["whole"][i] = bits(share > 0.08)
                 continue
-            plausible = bits((possible > PLAUSIBLE_SHARE) | (share > 0.12))
-            result.maybe[part][i] = plausible
+            result.maybe[part][i] = bits((possible > PLAUSIBLE_SHARE) | (share > 0.12))
             if has_color[i]:
                 second = np.sort(share)[-2]
-                said = (share > STRICT_SHARE) & (possible > POSSIBLE_SHARE) & (second < SECOND_SHARE)
-                result.sure[part][i] = bits(said & (around_share < 0.5 * share))
-        if is_person[i] and result.maybe["top"][i] == ALL:
-            result.maybe["whole"][i] = ALL
+                said = (share > STRICT_SHARE) & (possible > POSSIBLE_SHARE) & (second < SECOND_SHARE * share)
+                result.sure[part][i] = bits(said & (around_share < AROUND_SHARE[part] * share))
+        if is_person[i]:
+            result.sure["bottom"][i] &= ~result.sure["top"][i]  # a long coat, or somebody who sits
+            if result.maybe["top"][i] == ALL:
+                result.maybe["whole"][i] = ALL
     return result
 
 
 PARTS = ("whole", "top", "bottom")
 
 
+def covers(boxes: np.ndarray, is_person: np.ndarray) -> np.ndarray:
+    """Which boxes may hide a part of which, bool (n, n): smaller things in it, people who stand nearer."""
+    x1, y1, x2, y2 = boxes.T
+    meet = (x1[:, None] < x2) & (x2[:, None] > x1) & (y1[:, None] < y2) & (y2[:, None] > y1)
+    area = (x2 - x1) * (y2 - y1)
+    smaller = area[:, None] < 0.8 * area
+    nearer = is_person[:, None] & (y2[:, None] > y2 - 0.02)
+    hidden = meet & ((smaller & ~is_person[:, None]) | nearer | (area[:, None] < 0.3 * area))
+    np.fill_diagonal(hidden, False)
+    return hidden
+
+
+def shares_around(codes: np.ndarray, corners: list[int], surely: np.ndarray) -> np.ndarray:
+    """Share of each colour among the pixels left, right and above a box, float (11,)."""
+    x1, y1, x2, y2 = corners
+    mx, my = max(2, (x2 - x1) // 4), max(2, (y2 - y1) // 8)
+    own = counts(codes[max(y1 - my, 0) : y2, max(x1 - mx, 0) : x2 + mx]) - counts(codes[y1:y2, x1:x2])
+    return (own @ surely) / max(1, own.sum())
+
+
 def regions(crop: np.ndarray, is_person: bool, bottom_cut: bool) -> list[tuple[str, np.ndarray]]:
-    """Where to look for the colour: the middle of a thing; chest and legs of a person."""
+    """Where to look for the colour: the middle of a thing; chest and legs of a person.
+
+    Where the chest is depends on how much of a person is seen: a slim box that ends within the picture shows
+    somebody who stands, a wide one that the lower edge cuts shows head and shoulders.
+    """
     height, width = crop.shape
 
     def part(top: float, bottom: float, left: float, right: float) -> np.ndarray:
         return crop[int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
 
     if not is_person:
-        return [("whole", part(0.2, 0.8, 0.2, 0.8))]
+        return [("whole", part(0.25, 0.8, 0.2, 0.8))]
     slimness = height / max(1, width)
-    found = [("whole", crop)]
-    if bottom_cut and slimness < 1.8:
-        found.append(("top", part(0.55, 0.95, 0.25, 0.75)))
-    elif slimness > 1.6:
-        found.append(("top", part(0.22, 0.45, 0.3, 0.7)))
-    if not bottom_cut and slimness > 2.1:
-        found.append(("bottom", part(0.55, 0.8, 0.3, 0.7)))
+    if bottom_cut:
+        low, high = (0.6, 0.95) if slimness < 1.2 else (0.45, 0.75) if slimness < 1.9 else (0.28, 0.5)
+    else:
+        low, high = (0.35, 0.65) if slimness < 1.5 else (0.22, 0.45)
+    found = [("body", crop), ("top", part(low, high, 0.3, 0.7))]
+    if not bottom_cut and slimness > 2.2:
+        found.append(("bottom", part(0.52, 0.72, 0.33, 0.67)))
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterator, Sequence
 from functools import cache
 
 from vg_utils.data.phrases import lexicon
+from vg_utils.data.phrases.colors import NAMES
 from vg_utils.data.phrases.meaning import Meaning, only_one
 from vg_utils.data.phrases.objects import Objects, members
 
@@ -318,7 +319,15 @@ COLORS = {
 }
 COLORS |= {"tan", "silver"}
 WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*|,")
-MIN_WORDS, MAX_WORDS = 2, 16
+MAX_WORDS = 16
+_HOLD, _RIDE, _SIT = lexicon.HELD, lexicon.RIDDEN + lexicon.BOARDS, lexicon.SEATS
+VERBS = {  # a verb of captions: the things that it goes with, and the relation that it proves
+    **dict.fromkeys(("holding", "holds", "carrying", "swinging", "swings", "carries"), (_HOLD, "holding")),
+    **dict.fromkeys(("riding", "rides", "on"), (_RIDE, "riding")),
+    **dict.fromkeys(("sitting", "sits", "seated"), (_SIT, "sitting on")),
+    **dict.fromkeys(("wearing", "wears"), (lexicon.WORN, "wearing")),
+    "with": (_HOLD + lexicon.WORN, "having"),
+}
 
 
 def words_of(caption: str) -> list[str]:
@@ -338,7 +347,7 @@ def prove_people(captions: Sequence[list[str]], objects: Objects) -> dict[str, i
     One large person takes what the captions say of one; several are all men (women) where captions speak of men
     (women) and of nobody else.
     """
-    people = members(objects.named(lexicon.PERSON).maybe)
+    people = members(objects.named(lexicon.PERSON).sure)
     if not people or not captions:
         return {}
 
@@ -355,7 +364,7 @@ def prove_people(captions: Sequence[list[str]], objects: Objects) -> dict[str, i
                 return {"man": everyone}
             if women >= 2 and not man + men:
                 return {"woman": everyone}
-        return {}
+        return each_of_several(captions, objects)
     one = 1 << people[0]
     if men + women + children:
         return {}
@@ -364,6 +373,52 @@ def prove_people(captions: Sequence[list[str]], objects: Objects) -> dict[str, i
     if woman + girl >= 2 and not man + boy:
         return {"woman" if not child else "girl" if not woman else "female": one}
     return {"child": one} if child >= 2 and not man + woman else {}
+
+
+def each_of_several(captions: Sequence[list[str]], objects: Objects) -> dict[str, int]:
+    """The kinds of people whom at least two captions tell apart by what they hold, ride or wear."""
+    votes: dict[int, list[str]] = {}
+    for words in captions:
+        found = subject(words, (lexicon.PERSON,))
+        if found is not None:
+            i = only_one((("main", lexicon.PERSON), *filters(words[found[0] :])), objects)
+            if i is not None:
+                votes.setdefault(i, []).append(kind_of(words[: found[0]]))
+    kinds: dict[str, int] = {}
+    for i, said in votes.items():
+        named = {kind for kind in said if kind}
+        if len(named) == 1 and len(said) - said.count("") >= 2:
+            kind = named.pop()
+            kinds[kind] = kinds.get(kind, 0) | 1 << i
+    return kinds
+
+
+def kind_of(noun_phrase: list[str]) -> str:
+    """The kind of person that a noun phrase names, or nothing."""
+    said = set(noun_phrase)
+    for kind, words in (("man", MALE), ("woman", FEMALE), ("boy", BOY), ("girl", GIRL), ("child", CHILD)):
+        if said & words:
+            return kind
+    return ""
+
+
+def filters(rest: list[str]) -> list[tuple]:
+    """What a caption says of a person that boxes and colours can prove: clothes, things held, ridden, worn."""
+    found: list[tuple] = []
+    for k, word in enumerate(rest):
+        if word in ("in", "wearing"):
+            colors = [w for w in rest[k + 1 : k + 3] if w in COLORS]
+            joined_colors = rest[k + 1 : k + 4].count("and")
+            color = colors[0].replace("grey", "gray") if colors and not joined_colors else None
+            if color in NAMES:
+                found.append(("color", "any", color))
+        for end in range(k + 2, min(k + 6, len(rest) + 1)):
+            categories = [class_of(" ".join(rest[end - n : end])) for n in (2, 1) if end - n > k]
+            thing = next((c for c in categories if c in VERBS.get(word, ((), ""))[0]), None)
+            if thing is not None:
+                found.append(("relation", VERBS[word][1], (("all", thing),)))
+                break
+    return found
 
 
 def subject(words: list[str], categories: Container[str]) -> tuple[int, str] | None:
@@ -409,12 +464,18 @@ def phrases(captions: Sequence[list[str]], objects: Objects) -> Iterator[tuple[i
         if i is not None and objects.areas[i] > 0.015:
             alone[category] = i, meaning
     for words in captions:
-        found = subject(words, alone)
-        if found is not None and found[1] in alone and agrees(words[: found[0]], objects, alone[found[1]][0]):
+        found = subject(words, {*alone, lexicon.PERSON})
+        if found is not None:
             end, category = found
-            for text in about_subject(words, end):
-                if not UNSAID.search(text):
-                    yield alone[category][0], text, alone[category][1]
+            i, meaning = alone.get(category, (None, ()))
+            proof = filters(words[end:]) if category == lexicon.PERSON and i is None else ()
+            if proof:
+                meaning = (("main", category), *proof)
+                i = only_one(meaning, objects)
+            if i is not None and agrees(words[:end], objects, i):
+                for text in about_subject(words, end, whole=bool(proof)):
+                    if not UNSAID.search(text):
+                        yield i, text, meaning
         for category, text in inner_phrases(words, alone):
             if category != lexicon.PERSON and not UNSAID.search(text):
                 yield alone[category][0], text, alone[category][1]
@@ -437,18 +498,18 @@ def agrees(noun_phrase: list[str], objects: Objects, i: int) -> bool:
     return bool({"boy", "girl", "child"}.intersection(kinds))
 
 
-def about_subject(words: list[str], end: int) -> Iterator[str]:
-    """The whole caption and its beginning up to where more is told."""
+def about_subject(words: list[str], end: int, whole: bool) -> Iterator[str]:
+    """The whole caption and, unless only the whole is proved, its beginnings up to where more is told."""
     noun_phrase, rest = words[:end], words[end:]
     if noun_phrase[0] in ("this", "one"):
         noun_phrase = ["a", *noun_phrase[1:]]
     if rest[:1] == ["is"] and len(rest) > 1 and rest[1].endswith("ing"):
         rest = rest[1:]
-    if len(noun_phrase) > 2:
+    if len(noun_phrase) > 2 and not whole:
         yield " ".join(noun_phrase)
     if rest and len(noun_phrase) + len(rest) <= MAX_WORDS:
         yield joined([*noun_phrase, *rest])
-    for k in range(2, len(rest)):
+    for k in range(2, 0 if whole else len(rest)):
         if (
             rest[k] in CUTS
             and rest[k - 1] not in CUTS

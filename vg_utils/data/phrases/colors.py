@@ -35,6 +35,7 @@ SKIN = ("pink", "brown", "orange")  # never said of clothes: the middle of a per
 # Of the pixels of a thing of one colour: surely of it, maybe of it; surely of another one as a share of the first.
 STRICT_SHARE, POSSIBLE_SHARE, SECOND_SHARE = 0.35, 0.65, 0.3
 AROUND_SHARE = {"whole": 0.5, "top": 0.55, "bottom": 0.3}  # of the surroundings, likewise
+AROUND_POSSIBLE = 0.7  # more in the surroundings, and it is the light that has the colour
 PLAUSIBLE_SHARE = 0.40  # of a thing that somebody might give the colour
 LEAST_PIXELS = 16
 READ_SIDE = 160  # pixels: decoding a smaller picture is quicker, and coarse colours need no more
@@ -141,7 +142,8 @@ def measure(codes: np.ndarray, boxes: np.ndarray, is_person: list[bool], has_col
         crop = codes[y1:y2, x1:x2].copy()
         for a, b, c, d in (corners[j] for j in np.flatnonzero(covering[:, i])):
             crop[max(b - y1, 0) : d - y1, max(a - x1, 0) : c - x1] = COVERED
-        around_share = shares_around(codes, corners[i], surely)
+        around = around_box(codes, corners[i])
+        around_share, around_possible = around @ surely, around @ maybe
         for part, region in regions(crop, is_person[i], boxes[i, 3] > 0.97):
             own = counts(region)
             total = own.sum()
@@ -155,7 +157,8 @@ def measure(codes: np.ndarray, boxes: np.ndarray, is_person: list[bool], has_col
             if has_color[i]:
                 second = np.sort(share)[-2]
                 said = (share > STRICT_SHARE) & (possible > POSSIBLE_SHARE) & (second < SECOND_SHARE * share)
-                result.sure[part][i] = bits(said & (around_share < AROUND_SHARE[part] * share))
+                said &= (around_share < AROUND_SHARE[part] * share) & (around_possible < AROUND_POSSIBLE)
+                result.sure[part][i] = bits(said)
         if is_person[i]:
             result.sure["bottom"][i] &= ~result.sure["top"][i]  # a long coat, or somebody who sits
             if result.maybe["top"][i] == ALL:
@@ -178,12 +181,12 @@ def covers(boxes: np.ndarray, is_person: np.ndarray) -> np.ndarray:
     return hidden
 
 
-def shares_around(codes: np.ndarray, corners: list[int], surely: np.ndarray) -> np.ndarray:
-    """Share of each colour among the pixels left, right and above a box, float (11,)."""
+def around_box(codes: np.ndarray, corners: list[int]) -> np.ndarray:
+    """Share of each code among the pixels left, right and above a box, float (K,)."""
     x1, y1, x2, y2 = corners
     mx, my = max(2, (x2 - x1) // 4), max(2, (y2 - y1) // 8)
     own = counts(codes[max(y1 - my, 0) : y2, max(x1 - mx, 0) : x2 + mx]) - counts(codes[y1:y2, x1:x2])
-    return (own @ surely) / max(1, own.sum())
+    return own / max(1, own.sum())
 
 
 def regions(crop: np.ndarray, is_person: bool, bottom_cut: bool) -> list[tuple[str, np.ndarray]]:
@@ -200,10 +203,12 @@ def regions(crop: np.ndarray, is_person: bool, bottom_cut: bool) -> list[tuple[s
     if not is_person:
         return [("whole", part(0.25, 0.8, 0.2, 0.8))]
     slimness = height / max(1, width)
+    if not bottom_cut and slimness < 1.5:  # arms spread or legs drawn up: the chest is anywhere
+        return [("body", crop)]
     if bottom_cut:
         low, high = (0.6, 0.95) if slimness < 1.2 else (0.45, 0.75) if slimness < 1.9 else (0.28, 0.5)
     else:
-        low, high = (0.35, 0.65) if slimness < 1.5 else (0.22, 0.45)
+        low, high = 0.22, 0.45
     found = [("body", crop), ("top", part(low, high, 0.3, 0.7))]
     if not bottom_cut and slimness > 2.2:
         found.append(("bottom", part(0.52, 0.72, 0.33, 0.67)))

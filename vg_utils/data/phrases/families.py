@@ -60,7 +60,7 @@ def by_place(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
     for each in sides[: 1 if alone else None]:
         yield (noun(objects, i, random), each)
     if abs(y - 0.5) > 0.15 and abs(x - 0.5) > 0.15 and random.random() < 0.5 and not alone:
-        yield (noun(objects, i, random), ("side", level), ("side", side))
+        yield (noun(objects, i, random), ("corner", level, side))
 
 
 def by_order(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
@@ -136,7 +136,7 @@ def by_interaction(objects: Objects, i: int, random: Random) -> Iterator[Meaning
                 if colors_of(objects, j) and random.random() < 0.25
                 else (word,)
             )
-            said = name if random.random() < 0.85 or name == "sitting on" else "having"
+            said = "having" if name in ("holding", "wearing") and random.random() < 0.15 else name
             yield (noun(objects, i, random), ("relation", said if person else INVERSE + name, anchor))
     if objects.categories[i] in lexicon.SUPPORTS:
         surely = related(objects, INVERSE + "on")[0]
@@ -175,8 +175,9 @@ def by_combination(objects: Objects, i: int, random: Random) -> Iterator[Meaning
     places = [each[1] for each in by_place(objects, i, random)]
     others = [each[1] for each in (*by_interaction(objects, i, random), *by_relation(objects, i, random))]
     others = [each for each in others if each[0] == "relation"]
-    pairs = [(c, p) for c in found for p in places if p[0] == "side"]
-    pairs += [(o, p) for o in others[:2] for p in places if p[0] == "side"]
+    places = [p for p in places if p[0] == "side" and p[1] not in ("top", "bottom")]
+    pairs = [(c, p) for c in found for p in places]
+    pairs += [(o, p) for o in others[:2] for p in places]
     pairs += [(c, o) for c in found for o in others[:2]]
     for pair in random.sample(pairs, min(4, len(pairs))):
         yield (noun(objects, i, random), *pair)

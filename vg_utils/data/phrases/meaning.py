@@ -5,6 +5,7 @@ word may mean, or `("all", word)`. Each filter is a tuple of its kind and values
 
     ("color", part, name)        part is "whole", "top", "bottom", "any" (whatever somebody wears)
     ("side", name)               in the left, right, middle, top or bottom of the picture
+    ("corner", level, side)      in the top or bottom, left or right of it
     ("most", direction)          farther in a direction than all others of those left over so far
     ("rank", k, direction)       the k-th from a side, of those left over so far
     ("pair", side)               of exactly two, the one on that side
@@ -102,6 +103,10 @@ def by_side(objects: Objects, fit: Fit, side: str) -> Fit:
         sure |= certain << i
         maybe |= possible << i
     return Fit(sure & fit.sure, maybe | fit.maybe & objects.crowd)
+
+
+def by_corner(objects: Objects, fit: Fit, level: str, side: str) -> Fit:
+    return by_side(objects, by_side(objects, fit, level), side)
 
 
 def by_most(objects: Objects, fit: Fit, direction: str) -> Fit:
@@ -214,6 +219,7 @@ def by_other(objects: Objects, fit: Fit, name: str) -> Fit:
 FILTERS = {
     "color": by_color,
     "side": by_side,
+    "corner": by_corner,
     "most": by_most,
     "rank": by_rank,
     "pair": by_pair,

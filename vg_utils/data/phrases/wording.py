@@ -40,6 +40,7 @@ SIDES = {  # ways to say where, before the noun and after it
         ("at the bottom", "on the bottom", "at bottom", "at the bottom of the picture"),
     ),
 }
+LEVELS = {"top": ("top", "top", "upper"), "bottom": ("bottom", "bottom", "lower")}
 MOST = {
     "left": (
         ("leftmost", "far left", "left most", "first"),
@@ -80,7 +81,7 @@ MOST = {
 }
 WORN = {  # ways to say what colour somebody wears; "{}" is the colour
     "any": (
-        *("in {}", "wearing {}", "in {}", "dressed in {}", "in {} clothes"),
+        *("in {}", "wearing {}", "in {}", "dressed in {}"),
         *(
             "in a {} shirt",
             "wearing a {} shirt",
@@ -256,6 +257,20 @@ def say_side(values: list, word: str, random: Random) -> tuple[str, str]:
     return sided(SIDES, values[0], 0, random), sided(SIDES, values[0], 1, random)
 
 
+def say_corner(values: list, word: str, random: Random) -> tuple[str, str]:
+    corner = random.choice(LEVELS[values[0]]) + " " + values[1]
+    post = (
+        "in the {}",
+        "on the {}",
+        "at the {}",
+        "in the {} corner",
+        "on {}",
+        "in {} corner",
+        "at the {} of the picture",
+    )
+    return corner, random.choice(post).format(corner)
+
+
 def say_most(values: list, word: str, random: Random) -> tuple[str, str]:
     pre, post = sided(MOST, values[0], 0, random), sided(MOST, values[0], 1, random)
     if pre == "first":
@@ -310,6 +325,7 @@ def say_other(values: list, word: str, random: Random) -> tuple[str, str]:
 WAYS = {
     "color": say_color,
     "side": say_side,
+    "corner": say_corner,
     "most": say_most,
     "rank": say_rank,
     "pair": say_side,

@@ -39,6 +39,7 @@ def absent_phrases(
     near = [("near miss", meaning) for meaning in changed(true, random)]
     missing = [name for name in weights if is_missing(name, objects, mentioned)]
     seen: set[str] = set()
+    there = named(true)
     for number in range(6 * count):
         if len(seen) == count:
             return
@@ -51,10 +52,10 @@ def absent_phrases(
         else:
             return
         if not fits_nothing(as_all(meaning), objects) or any(
-            word in mentioned for word in heads(meaning) - named(true)
+            word in mentioned for word in heads(meaning) - there
         ):
             continue
-        text = say(meaning, random)
+        text = say(meaning, random, roles=False)
         if text not in seen:
             seen.add(text)
             yield text, family, meaning

@@ -103,10 +103,10 @@ def table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 (low_l <= lightness) & (lightness < high_l) & (low_c <= chroma) & (chroma < high_c) & in_hue
             )
         both.append(np.stack(columns, 1))
-    pairs, codes = np.unique(np.concatenate(both, 1), axis=0, return_inverse=True)
-    assert len(pairs) < COVERED
-    half = len(NAMES)
-    return codes.reshape(-1).astype(np.uint8), pairs[:, :half], pairs[:, half:]
+    keys = np.concatenate(both, 1) @ (1 << np.arange(2 * len(NAMES)))
+    _, first, codes = np.unique(keys, return_index=True, return_inverse=True)
+    assert len(first) < COVERED
+    return codes.reshape(-1).astype(np.uint8), both[0][first], both[1][first]
 
 
 def lch(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from vg_utils.data.phrases.objects import Objects, members
 from vg_utils.data.phrases.relations import INVERSE, related
 
 SMALL = 0.004  # share of the picture: below, nobody means it
-SIDE_DIRECTIONS = ("left", "right")
+MOST_RELATIONS = 5  # that are looked at for an object
 INTERACTIONS = ("holding", "wearing", "riding", "sitting on")
 SPATIAL = ("left of", "right of", "above", "below", "next to", "behind", "in front of", "on")
 
@@ -52,7 +52,7 @@ def by_place(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
     if alone and random.random() < 0.5:  # nobody needs to hear where it is
         return
     sides = [("side", side), ("pair", side), ("most", side)]
-    if abs(x - 0.5) < 0.12:
+    if abs(x - 0.5) < 0.12 and stands_between(objects, i, word):
         sides += [("side", "middle")]
     if abs(y - 0.5) > 0.12 and random.random() < 0.4 and not alone:
         sides += [("side", level), ("most", level)]
@@ -61,6 +61,12 @@ def by_place(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
         yield (noun(objects, i, random), each)
     if abs(y - 0.5) > 0.15 and abs(x - 0.5) > 0.15 and random.random() < 0.5 and not alone:
         yield (noun(objects, i, random), ("corner", level, side))
+
+
+def stands_between(objects: Objects, i: int, word: tuple[str, str]) -> bool:
+    """Whether "in the middle" can be said: nothing else has the name, or something to either side has."""
+    rivals = [objects.x[j] - objects.x[i] for j in members(execute((word,), objects).maybe) if j != i]
+    return not rivals or min(rivals) < -0.1 and max(rivals) > 0.1
 
 
 def by_order(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
@@ -89,63 +95,48 @@ def by_depth(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
     yield (("all", some_word(objects, i, random)), ("most", "back"))
 
 
-def anchors(objects: Objects, i: int, random: Random) -> list[int]:
-    """Other objects to lean on, not of the same class, largest first with some chance."""
-    others = [
-        j
-        for j in range(len(objects))
-        if objects.categories[j] != objects.categories[i] and objects.areas[j] > SMALL
-    ]
-    others = [j for j in others if not objects.crowd >> j & 1]
-    random.shuffle(others)
-    return others
-
-
 def by_relation(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
-    used = 0
-    for j in anchors(objects, i, random):
-        names = [name for name in SPATIAL if related(objects, name)[0][j] >> i & 1]
-        anchor = (noun(objects, j, random),)
-        if only_one(anchor, objects) != j:
-            anchor = (
-                *anchor,
-                random.choice(
-                    [*colors_of(objects, j), ("side", "left"), ("side", "right"), ("most", "front")]
-                ),
-            )
-            if only_one(anchor, objects) != j:
-                continue
-        if names and used < 3:
-            used += 1
-            yield (noun(objects, i, random), ("relation", random.choice(names), anchor))
-        if objects.gap[i, j] < 0.15 and random.random() < 0.5:
-            yield (noun(objects, i, random), ("nearest", anchor))
-    name = random.choice(("left of", "right of", "behind", "in front of", "behind", "in front of"))
-    yield (noun(objects, i, random), ("other", name))
+    pairs = [(name, j) for name in SPATIAL for j in members(related(objects, INVERSE + name)[0][i])]
+    near = [j for j, gap in enumerate(objects.gaps[i]) if gap < 0.15 and j != i]
+    pairs += [("nearest", j) for j in random.sample(near, min(2, len(near)))]
+    for name, j in random.sample(pairs, min(MOST_RELATIONS, len(pairs))):
+        anchor = described(objects, j, random) if objects.categories[j] != objects.categories[i] else None
+        if anchor is not None:
+            part = ("nearest", anchor) if name == "nearest" else ("relation", name, anchor)
+            yield (noun(objects, i, random), part)
+    yield (
+        noun(objects, i, random),
+        ("other", random.choice(("left of", "right of", "behind", "in front of"))),
+    )
+
+
+def described(objects: Objects, j: int, random: Random) -> Meaning | None:
+    """A short description of an object that something else leans on, None if none was found."""
+    if objects.areas[j] < SMALL or objects.crowd >> j & 1:
+        return None
+    anchor: Meaning = (noun(objects, j, random),)
+    if only_one(anchor, objects) != j:
+        more = (*colors_of(objects, j), ("side", "left"), ("side", "right"), ("most", "front"))
+        anchor = (*anchor, random.choice(more))
+    return anchor if only_one(anchor, objects) == j else None
 
 
 def by_interaction(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
     person = objects.categories[i] == lexicon.PERSON
-    for name in INTERACTIONS:
-        surely = related(objects, name if person else INVERSE + name)[0]
-        found = [j for j in range(len(objects)) if surely[j] >> i & 1]
+    names = INTERACTIONS if person else [INVERSE + name for name in (*INTERACTIONS, "on")]
+    for name in names:
+        found = members(related(objects, opposite(name))[0][i])
         for j in random.sample(found, min(2, len(found))):
-            word = ("all", some_word(objects, j, random))
-            anchor = (
-                (word, random.choice(colors_of(objects, j)))
-                if colors_of(objects, j) and random.random() < 0.25
-                else (word,)
-            )
+            anchor: Meaning = (("all", some_word(objects, j, random)),)
+            if random.random() < 0.25 and (colors := colors_of(objects, j)):
+                anchor = (*anchor, random.choice(colors))
             said = "having" if name in ("holding", "wearing") and random.random() < 0.15 else name
-            yield (noun(objects, i, random), ("relation", said if person else INVERSE + name, anchor))
-    if objects.categories[i] in lexicon.SUPPORTS:
-        surely = related(objects, INVERSE + "on")[0]
-        found = [j for j in range(len(objects)) if surely[j] >> i & 1]
-        for j in random.sample(found, min(1, len(found))):
-            yield (
-                noun(objects, i, random),
-                ("relation", INVERSE + "on", (("all", some_word(objects, j, random)),)),
-            )
+            yield (noun(objects, i, random), ("relation", said, anchor))
+
+
+def opposite(name: str) -> str:
+    """The relation seen from the other side."""
+    return name.removeprefix(INVERSE) if name.startswith(INVERSE) else INVERSE + name
 
 
 def colors_of(objects: Objects, i: int) -> list[tuple]:
@@ -169,22 +160,24 @@ def by_color(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
         yield (noun(objects, i, random), each)
 
 
-def by_combination(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
-    """Two filters, each of which is needed or helps: colour and place, what somebody holds and place."""
+def combined(
+    objects: Objects, i: int, random: Random, proposed: dict[str, list[Meaning]]
+) -> Iterator[Meaning]:
+    """Two filters of other families: colour and place, what somebody holds and place."""
     found = colors_of(objects, i)
-    places = [each[1] for each in by_place(objects, i, random)]
-    others = [each[1] for each in (*by_interaction(objects, i, random), *by_relation(objects, i, random))]
-    others = [each for each in others if each[0] == "relation"]
-    places = [p for p in places if p[0] == "side" and p[1] not in ("top", "bottom")]
-    pairs = [(c, p) for c in found for p in places]
-    pairs += [(o, p) for o in others[:2] for p in places]
-    pairs += [(c, o) for c in found for o in others[:2]]
+    places = [
+        each[1] for each in proposed["place"] if each[1][0] == "side" and each[1][1] not in ("top", "bottom")
+    ]
+    others = [
+        each[1] for each in (*proposed["interaction"], *proposed["relation"]) if each[1][0] == "relation"
+    ][:2]
+    pairs = [(one, two) for one in found for two in (*places, *others)]
+    pairs += [(one, two) for one in others for two in places]
     for pair in random.sample(pairs, min(4, len(pairs))):
         yield (noun(objects, i, random), *pair)
 
 
-Family = Callable[[Objects, int, Random], Iterator[Meaning]]
-FAMILIES: dict[str, Family] = {
+FAMILIES: dict[str, Callable[[Objects, int, Random], Iterator[Meaning]]] = {
     "name": by_name,
     "place": by_place,
     "order": by_order,
@@ -193,5 +186,11 @@ FAMILIES: dict[str, Family] = {
     "relation": by_relation,
     "interaction": by_interaction,
     "color": by_color,
-    "combination": by_combination,
 }
+
+
+def propose(objects: Objects, i: int, random: Random) -> dict[str, list[Meaning]]:
+    """For each family what might be said of the object, without doubles; not proved yet."""
+    proposed = {family: list(dict.fromkeys(rule(objects, i, random))) for family, rule in FAMILIES.items()}
+    proposed["combination"] = list(dict.fromkeys(combined(objects, i, random, proposed)))
+    return proposed

@@ -174,6 +174,7 @@ AIRBORNE = (
     "stop sign",
     "tie",
 )
+STACKED = ("tv", "laptop", "keyboard", "microwave", "oven", "refrigerator", "sink", "vase", "book", "toaster")
 ANIMALS = GROUPS["animal"]
 COLORED = (  # classes whose own colour fills the middle of their box
     *("car", "truck", "bus", "train", "motorcycle", "boat", "airplane", "umbrella", "handbag", "backpack"),

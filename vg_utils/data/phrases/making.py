@@ -14,7 +14,7 @@ from vg_utils.data.phrases import captions as caption_phrases
 from vg_utils.data.phrases import lexicon
 from vg_utils.data.phrases.absent import absent_phrases
 from vg_utils.data.phrases.colors import measure, read_pixels
-from vg_utils.data.phrases.families import FAMILIES
+from vg_utils.data.phrases.families import propose
 from vg_utils.data.phrases.meaning import Meaning, execute, only_one
 from vg_utils.data.phrases.objects import Objects
 from vg_utils.data.phrases.wording import say
@@ -158,8 +158,7 @@ def room(objects: Objects, i: int, left_out: Counter) -> int:
 def of_object(objects: Objects, i: int, random: Random, limit: int, left_out: Counter) -> list[Phrase]:
     """Up to `limit` proved phrases of an object, of as many families as it has."""
     by_family: dict[str, list[Phrase]] = {}
-    for family, propose in FAMILIES.items() if limit else ():
-        meanings = dict.fromkeys(propose(objects, i, random))
+    for family, meanings in propose(objects, i, random).items() if limit else ():
         for meaning in meanings:
             if only_one(meaning, objects) != i:
                 left_out[f"{family}: {why_not(meaning, objects, i)}"] += 1

@@ -139,7 +139,7 @@ def _farther(low: int, high: int, sign: int):
 def _closer(one, other) -> bool:
     """Nearer to the camera: much larger, and not higher on the ground."""
     lower = one[1][3] - other[1][3]
-    return (one[2] > 1.8 * other[2] and lower > 0.04) or (one[2] > 3 * other[2] and lower > -0.01)
+    return (one[2] > 2.2 * other[2] and lower > 0.05) or (one[2] > 4 * other[2] and lower > -0.01)
 
 
 AHEAD = {
@@ -154,10 +154,16 @@ AHEAD = {
 }
 
 
+ROW_HEIGHTS = 3.0  # of the tallest and the least tall that are counted together
+
+
 def by_rank(objects: Objects, fit: Fit, rank: int, direction: str) -> Fit:
     """Certain where all who may be meant are meant, and stand clear of each other up to the one after."""
     if fit.sure != fit.maybe or fit.sure.bit_count() <= rank:
         return Fit(0, fit.maybe)
+    heights = [objects.corners[i][3] - objects.corners[i][1] for i in members(fit.sure)]
+    if max(heights) > ROW_HEIGHTS * min(heights):
+        return Fit(0, fit.maybe)  # no row: nobody counts the far ones with the near ones
     ahead = AHEAD[direction]
     rows = [(i, objects.corners[i], objects.areas[i]) for i in members(fit.sure)]
     axis, sign = (0, 1) if direction in ("left", "right") else (1, 1)
@@ -189,7 +195,7 @@ def by_nearest(objects: Objects, fit: Fit, anchor: Meaning) -> Fit:
     j = only_one(anchor, objects)
     if j is None or fit.maybe >> j & 1:
         return Fit(0, fit.maybe)
-    gaps = objects.gap[:, j].tolist()
+    gaps = objects.gaps[j]
     rivals = members(fit.maybe)
     sure = maybe = 0
     for i in rivals:

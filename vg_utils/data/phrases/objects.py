@@ -99,6 +99,11 @@ class Objects:
         apart = np.clip(low - high, 0, None)
         return np.hypot(apart[..., 0], apart[..., 1] / self.aspect)
 
+    @cached_property
+    def gaps(self) -> list[list[float]]:
+        """`gap` as lists."""
+        return self.gap.tolist()
+
     def _holds_many(self) -> np.ndarray:
         """Boxes around at least three smaller ones of their class: crowds, even where not marked as such."""
         same = np.array([[a == b for b in self.categories] for a in self.categories])

@@ -35,7 +35,12 @@ def right_of(objects: Objects) -> Tables:
 def above(objects: Objects) -> Tables:
     y, (_, y1, _, y2) = objects.y, objects.boxes.T
     apart = (y2[:, None] < y[None, :]) & (y[:, None] < y1[None, :]) & (y[None, :] - y[:, None] > 0.1)
-    return apart & (objects.x_overlap > 0.5), y[:, None] < y[None, :] + 0.02
+    hung = of_classes(objects, lexicon.AIRBORNE) | of_classes(objects, lexicon.STACKED)
+    airborne = of_classes(objects, lexicon.AIRBORNE)
+    level = (hung[:, None] & hung) | (
+        airborne[:, None] ^ airborne
+    )  # on the ground, higher up means farther away
+    return apart & level & (objects.x_overlap > 0.5), y[:, None] < y[None, :] + 0.02
 
 
 def below(objects: Objects) -> Tables:

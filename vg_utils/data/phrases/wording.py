@@ -43,7 +43,7 @@ SIDES = {  # ways to say where, before the noun and after it
 LEVELS = {"top": ("top", "top", "upper"), "bottom": ("bottom", "bottom", "lower")}
 MOST = {
     "left": (
-        ("leftmost", "far left", "left most", "first"),
+        ("leftmost", "far left", "left most", "far left"),
         (
             *("on the far left", "on far left", "furthest to the left", "farthest left", "at the far left"),
             *(
@@ -147,13 +147,16 @@ INVERSES = {  # "{}" is the person
 NEAREST = ("closest to", "nearest to", "nearest", "closest to")
 
 
-def say(meaning: Meaning, random: Random, determiner: str | None = None, inner: bool = False) -> str:
+def say(
+    meaning: Meaning, random: Random, determiner: str | None = None, inner: bool = False, roles: bool = True
+) -> str:
     """A meaning in words.
 
     Args:
         meaning: see `meaning`.
         random: the only source of chance.
         determiner: "the", "a" or "" where the caller has to decide; None draws one that suits.
+        roles: whether "skier" may stand for a person on skis.
         inner: the phrase says where another thing is; what hangs on its noun is then kept short.
     """
     (_, word), *filters = meaning
@@ -178,7 +181,7 @@ def say(meaning: Meaning, random: Random, determiner: str | None = None, inner: 
         after[0] = (
             random.choice(("who is ", "that is ")) if person else random.choice(("that is ", "which is "))
         ) + after[0]
-    role = role_of(filters[0], random) if filters else None
+    role = role_of(filters[0], random) if filters and roles else None
     if role and random.random() < 0.35:
         after, word = after[1:] if len(after) == len(filters) else after, role
     words = " ".join([*before, word, *after])
@@ -272,10 +275,10 @@ def say_corner(values: list, word: str, random: Random) -> tuple[str, str]:
 
 
 def say_most(values: list, word: str, random: Random) -> tuple[str, str]:
-    pre, post = sided(MOST, values[0], 0, random), sided(MOST, values[0], 1, random)
-    if pre == "first":
-        return "", "first from the left"
-    return ("", "first from the right") if pre == "first" else (pre, post)
+    side = values[0]
+    if side in ("left", "right") and random.random() < 0.1:
+        return "", random.choice((f"first from the {side}", f"first from {side}"))
+    return sided(MOST, side, 0, random), sided(MOST, side, 1, random)
 
 
 def say_rank(values: list, word: str, random: Random) -> tuple[str, str]:

@@ -65,8 +65,7 @@ def is_missing(category: str, objects: Objects, mentioned: set[str]) -> bool:
     """Whether neither the class nor what is taken for it is there or mentioned."""
     if not lexicon.confused_with(category).isdisjoint(objects.categories):
         return False
-    names = (*lexicon.names_of(category), *lexicon.groups_of(category))
-    return not any(name in mentioned or lexicon.plural(name) in mentioned for name in names)
+    return lexicon.mentions_of(category).isdisjoint(mentioned)
 
 
 def about_missing(

@@ -66,7 +66,7 @@ def by_place(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
 def stands_between(objects: Objects, i: int, word: tuple[str, str]) -> bool:
     """Whether "in the middle" can be said: nothing else has the name, or something to either side has."""
     rivals = [objects.x[j] - objects.x[i] for j in members(execute((word,), objects).maybe) if j != i]
-    return not rivals or min(rivals) < -0.1 and max(rivals) > 0.1
+    return not rivals or (min(rivals) < -0.1 and max(rivals) > 0.1)
 
 
 def by_order(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:

@@ -209,6 +209,13 @@ def groups_of(category: str) -> tuple[str, ...]:
 
 
 @cache
+def mentions_of(category: str) -> frozenset[str]:
+    """All words that mention the class, plurals too."""
+    names = (*names_of(category), *groups_of(category))
+    return frozenset((*names, *map(plural, names)))
+
+
+@cache
 def confused_with(category: str) -> frozenset[str]:
     """The classes that a word for this one may mean, itself included."""
     return frozenset({category}.union(*(group for group in CONFUSED if category in group)))

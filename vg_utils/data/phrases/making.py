@@ -10,13 +10,14 @@ from random import Random
 
 import numpy as np
 
-from vg_utils.data.phrases import captions as caption_phrases
-from vg_utils.data.phrases import lexicon
+from vg_utils.data.phrases import captions, lexicon
 from vg_utils.data.phrases.absent import absent_phrases
+from vg_utils.data.phrases.caption_words import words_of
 from vg_utils.data.phrases.colors import measure, read_pixels
 from vg_utils.data.phrases.families import propose
 from vg_utils.data.phrases.meaning import Meaning, execute, only_one
 from vg_utils.data.phrases.objects import Objects
+from vg_utils.data.phrases.people import prove_people
 from vg_utils.data.phrases.wording import say
 
 MEANT_AREA, LEAST_AREA, LEAST_SIDE = 0.01, 0.003, 0.03  # shares of the picture: below, few and no phrases
@@ -83,14 +84,14 @@ def make(picture: Picture, seed: int, weights: Mapping[str, float]) -> Made:
         DataError: the picture does not decode, or has another size.
     """
     random = Random(f"phrases/{seed}/{picture.image_id}")
-    words = [caption_phrases.words_of(caption) for caption in picture.captions]
+    words = [words_of(caption) for caption in picture.captions]
     made = Made(picture.image_id)
     if picture.boxes_xywh:
         objects = look_at(picture, words)
         made.phrases = present(objects, words, random, made.left_out)
         true = [phrase.meaning for phrase in made.phrases if phrase.family != "caption"]
         count = round(len(made.phrases) / PRESENT_PER_ABSENT)
-        mentioned = caption_phrases.mentions(words)
+        mentioned = captions.mentions(words)
         found = absent_phrases(objects, true, count, random, weights, mentioned)
         made.absent = [Phrase(text, family, meaning) for text, family, meaning in found]
     return made
@@ -108,7 +109,7 @@ def look_at(picture: Picture, words: Sequence[list[str]]) -> Objects:
         person = [category == lexicon.PERSON for category in categories]
         colored = [p or category in lexicon.COLORED for p, category in zip(person, categories, strict=True)]
         objects.measured = measure(read_pixels(picture.path, picture.size_wh), boxes, person, colored)
-    objects.people = caption_phrases.prove_people(words, objects)
+    objects.people = prove_people(words, objects)
     objects.cache.clear()  # words for people were asked before it was known who they are
     return objects
 
@@ -117,15 +118,14 @@ def present(objects: Objects, words: Sequence[list[str]], random: Random, left_o
     """Phrases of the picture's objects, at most `PER_PICTURE`, spread over objects and families."""
     kept: dict[int, list[Phrase]] = {i: [] for i in range(len(objects))}
     if words:
-        for i, text, meaning in caption_phrases.phrases(words, objects):
+        for i, text, meaning in captions.phrases(words, objects):
             if text not in [phrase.text for phrase in kept[i]]:
                 kept[i].append(Phrase(text, "caption", meaning, i))
     for i in range(len(objects)):
         limit = room(objects, i, left_out)
         own = kept[i] if limit else []
         random.shuffle(own)
-        captions = own[: (limit + 1) // 2]
-        kept[i] = captions + of_object(objects, i, random, limit, left_out)
+        kept[i] = own[: (limit + 1) // 2] + of_object(objects, i, random, limit, left_out)
     texts = Counter(phrase.text for own in kept.values() for phrase in own)
     order = sorted(kept, key=lambda i: -objects.areas[i])
     found: list[Phrase] = []

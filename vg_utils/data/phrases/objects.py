@@ -189,10 +189,12 @@ def union(sets) -> int:
 
 def as_bits(flags: np.ndarray) -> int:
     """bool (n,) as a set."""
-    return int.from_bytes(np.packbits(flags, bitorder="little").tobytes(), "little")
+    return rows_as_bits(flags[None])[0]
 
 
 def rows_as_bits(flags: np.ndarray) -> list[int]:
     """bool (m, n) as m sets."""
+    if flags.shape[1] < 63:  # fits a machine word
+        return (flags @ (1 << np.arange(flags.shape[1]))).tolist()
     packed = np.packbits(flags, axis=1, bitorder="little")
     return [int.from_bytes(row.tobytes(), "little") for row in packed]

@@ -203,13 +203,32 @@ INVERSE = "'s "  # before a relation: seen from the thing; "the horse that the m
 def related(objects: Objects, relation: str) -> tuple[list[int], list[int]]:
     """For each anchor j the set of objects that surely, and that maybe, stand in the relation to it."""
     if relation not in objects.tables:
-        if relation.startswith(INVERSE):
-            sure, maybe = RULES[relation.removeprefix(INVERSE)](objects)
-            sure, maybe = sure.T, maybe.T
+        name = relation.removeprefix(INVERSE)
+        if possible(objects, name):
+            sure, maybe = RULES[name](objects)
+            same = np.eye(len(objects), dtype=bool)
+            sure, maybe = sure & ~same, (sure | maybe) & ~same
+            objects.tables[name] = rows_as_bits(sure.T), rows_as_bits(maybe.T)
+            objects.tables[INVERSE + name] = rows_as_bits(sure), rows_as_bits(maybe)
         else:
-            sure, maybe = RULES[relation](objects)
-        np.fill_diagonal(sure, False)
-        maybe = maybe | sure
-        np.fill_diagonal(maybe, False)
-        objects.tables[relation] = rows_as_bits(sure.T), rows_as_bits(maybe.T)
+            none = [0] * len(objects)
+            objects.tables[name] = objects.tables[INVERSE + name] = none, none
     return objects.tables[relation]
+
+
+NEEDED = {  # classes without one of which a relation holds of nobody
+    "holding": lexicon.HELD,
+    "wearing": lexicon.WORN,
+    "riding": lexicon.RIDDEN + lexicon.BOARDS,
+    "sitting on": lexicon.SEATS,
+    "on": lexicon.SUPPORTS,
+}
+PEOPLES = ("holding", "wearing", "riding", "sitting on", "having")
+
+
+def possible(objects: Objects, name: str) -> bool:
+    """Whether the picture has what the relation needs at all; it saves the work where not."""
+    there = objects.of_class
+    if len(objects) < 2 or (name in PEOPLES and lexicon.PERSON not in there):
+        return False
+    return name not in NEEDED or not there.keys().isdisjoint(NEEDED[name])

@@ -10,7 +10,19 @@ from PIL import Image, ImageDraw
 
 from vg_utils.data.phrases.making import Made, Picture, look_at, make
 
-CLASSES = ("person", "person", "person", "dog", "car", "car", "tennis racket", "horse", "chair", "umbrella", "gizmo")
+CLASSES = (
+    "person",
+    "person",
+    "person",
+    "dog",
+    "car",
+    "car",
+    "tennis racket",
+    "horse",
+    "chair",
+    "umbrella",
+    "gizmo",
+)
 CAPTIONS = (
     "A man holding a tennis racket on a court",
     "A man in a red shirt swinging a tennis racket",

@@ -63,7 +63,9 @@ def test_filters():
 
 def test_phrases_about_the_only_large_object():
     objects = Objects(np.array([[0.1, 0.1, 0.5, 0.9], [0.6, 0.5, 0.9, 0.9]]), ["person", "dog"])
-    captions = words("A man is walking on the beach with a small brown dog", "A man with a dog", "A guy outside")
+    captions = words(
+        "A man is walking on the beach with a small brown dog", "A man with a dog", "A guy outside"
+    )
     objects.people = prove_people(captions, objects)
     objects.cache.clear()
     found = {(i, text) for i, text, _ in phrases(captions, objects)}

@@ -35,7 +35,16 @@ def test_every_phrase_means_exactly_its_object(made):
             assert members(fit.maybe) == [phrase.object], phrase
             assert fit.sure == fit.maybe
             families[phrase.family] += 1
-    assert families.keys() >= {"name", "place", "order", "size", "depth", "relation", "interaction", "caption"}
+    assert families.keys() >= {
+        "name",
+        "place",
+        "order",
+        "size",
+        "depth",
+        "relation",
+        "interaction",
+        "caption",
+    }
 
 
 def test_no_text_is_said_of_two_objects(made):
@@ -74,7 +83,13 @@ def test_swapped_words_are_the_words_of_the_mirrored_meaning(made):
 def test_margins_leave_close_calls_unsaid():
     """Two dogs side by side, of nearly one place and size: nothing tells them apart."""
     objects = Objects(np.array([[0.40, 0.40, 0.60, 0.60], [0.43, 0.41, 0.63, 0.61]]), ["dog", "dog"])
-    for part in (("most", "left"), ("most", "largest"), ("most", "front"), ("side", "left"), ("rank", 2, "left")):
+    for part in (
+        ("most", "left"),
+        ("most", "largest"),
+        ("most", "front"),
+        ("side", "left"),
+        ("rank", 2, "left"),
+    ):
         assert only_one((("main", "dog"), part), objects) is None
 
 

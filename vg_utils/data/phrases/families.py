@@ -165,14 +165,12 @@ def combined(
 ) -> Iterator[Meaning]:
     """Two filters of other families: colour and place, what somebody holds and place."""
     found = colors_of(objects, i)
-    places = [
-        each[1] for each in proposed["place"] if each[1][0] == "side" and each[1][1] not in ("top", "bottom")
-    ]
-    others = [
-        each[1] for each in (*proposed["interaction"], *proposed["relation"]) if each[1][0] == "relation"
-    ][:2]
-    pairs = [(one, two) for one in found for two in (*places, *others)]
-    pairs += [(one, two) for one in others for two in places]
+    places = [part for _, part in proposed["place"] if part[0] == "side" and part[1] not in ("top", "bottom")]
+    does = [part for _, part in proposed["interaction"] if len(part[2]) == 1]
+    stands = [part for _, part in proposed["relation"] if part[0] == "relation" and len(part[2]) == 1]
+    # Never two places: "the left person on the right of the bus" is nobody's way to speak.
+    pairs = [(one, two) for one in found for two in (*places, *does[:2], *stands[:1])]
+    pairs += [(one, two) for one in places for two in does[:2]]
     for pair in random.sample(pairs, min(4, len(pairs))):
         yield (noun(objects, i, random), *pair)
 

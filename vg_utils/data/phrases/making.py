@@ -23,7 +23,7 @@ from vg_utils.data.phrases.wording import say
 MEANT_AREA, LEAST_AREA, LEAST_SIDE = 0.01, 0.003, 0.03  # shares of the picture: below, few and no phrases
 PER_OBJECT, PER_PERSON, PER_SMALL, PER_PICTURE = 12, 9, 2, 48
 FEW_FAMILIES = 5  # that hold of an object: below, each meaning is put into words twice
-CROWDED = 14  # so many of a class: data sets stop listing them one by one
+CROWDED = 10  # so many of a class: data sets stop listing them one by one
 PRESENT_PER_ABSENT = 2.5
 
 

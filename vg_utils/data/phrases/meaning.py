@@ -19,6 +19,8 @@ no object may fit.
 
 from __future__ import annotations
 
+import numpy as np
+
 from vg_utils.data.phrases.objects import NOTHING, Fit, Objects, members
 from vg_utils.data.phrases.relations import INVERSE, MIRRORED, related
 
@@ -31,7 +33,7 @@ def execute(meaning: Meaning, objects: Objects) -> Fit:
     """Who fits; results are kept in `objects`, because phrases share their beginnings.
 
     Raises:
-        ValueError: no such noun or filter.
+        KeyError: no such filter.
     """
     found = objects.cache.get(meaning)
     if found is None:
@@ -139,7 +141,7 @@ def _farther(low: int, high: int, sign: int):
 def _closer(one, other) -> bool:
     """Nearer to the camera: much larger, and not higher on the ground."""
     lower = one[1][3] - other[1][3]
-    return (one[2] > 2.2 * other[2] and lower > 0.05) or (one[2] > 4 * other[2] and lower > -0.01)
+    return (one[2] > 3 * other[2] and lower > 0.06) or (one[2] > 6 * other[2] and lower > -0.01)
 
 
 AHEAD = {
@@ -154,18 +156,20 @@ AHEAD = {
 }
 
 
-ROW_HEIGHTS = 3.0  # of the tallest and the least tall that are counted together
+ROW_HEIGHTS = 2.2  # of the tallest and the least tall that are counted together
+ROW_LEVELS = 0.7  # how far apart their middles may be, as a share of the tallest's height
 
 
 def by_rank(objects: Objects, fit: Fit, rank: int, direction: str) -> Fit:
     """Certain where all who may be meant are meant, and stand clear of each other up to the one after."""
     if fit.sure != fit.maybe or fit.sure.bit_count() <= rank:
         return Fit(0, fit.maybe)
-    heights = [objects.corners[i][3] - objects.corners[i][1] for i in members(fit.sure)]
-    if max(heights) > ROW_HEIGHTS * min(heights):
+    row = members(fit.sure)
+    heights, levels = objects.height[row], objects.y[row]
+    if heights.max() > ROW_HEIGHTS * heights.min() or np.ptp(levels) > ROW_LEVELS * heights.max():
         return Fit(0, fit.maybe)  # no row: nobody counts the far ones with the near ones
     ahead = AHEAD[direction]
-    rows = [(i, objects.corners[i], objects.areas[i]) for i in members(fit.sure)]
+    rows = [(i, objects.corners[i], objects.areas[i]) for i in row]
     axis, sign = (0, 1) if direction in ("left", "right") else (1, 1)
     sign = -sign if direction in ("right", "bottom") else sign
     rows.sort(key=lambda row: (row[1][axis] + row[1][axis + 2]) * sign)
@@ -193,7 +197,7 @@ def by_relation(objects: Objects, fit: Fit, name: str, anchor: Meaning) -> Fit:
 
 def by_nearest(objects: Objects, fit: Fit, anchor: Meaning) -> Fit:
     j = only_one(anchor, objects)
-    if j is None or fit.maybe >> j & 1:
+    if j is None or fit.maybe >> j & 1 or fit.maybe.bit_count() < 2:
         return Fit(0, fit.maybe)
     gaps = objects.gaps[j]
     rivals = members(fit.maybe)

@@ -35,8 +35,8 @@ def right_of(objects: Objects) -> Tables:
 def above(objects: Objects) -> Tables:
     y, (_, y1, _, y2) = objects.y, objects.boxes.T
     apart = (y2[:, None] < y[None, :]) & (y[:, None] < y1[None, :]) & (y[None, :] - y[:, None] > 0.1)
-    hung = of_classes(objects, lexicon.AIRBORNE) | of_classes(objects, lexicon.STACKED)
-    airborne = of_classes(objects, lexicon.AIRBORNE)
+    airborne = of_classes(objects, lexicon.AIRBORNE) & ~of_classes(objects, lexicon.WORN)
+    hung = airborne | of_classes(objects, lexicon.STACKED)
     level = (hung[:, None] & hung) | (
         airborne[:, None] ^ airborne
     )  # on the ground, higher up means farther away
@@ -113,8 +113,8 @@ def under_umbrella(objects: Objects) -> np.ndarray:
     high = (y1 < y1[:, None] + 0.1 * objects.height[:, None]) & (
         y2 > y1[:, None] + 0.05 * objects.height[:, None]
     )
-    fits = (objects.width < 3 * objects.width[:, None]) & (objects.width > 0.7 * objects.width[:, None])
-    return beside & high & fits & (objects.y < objects.y[:, None])
+    fits = (objects.width < 2.5 * objects.width[:, None]) & (objects.width > 0.7 * objects.width[:, None])
+    return beside & high & fits & (objects.intersection > 0) & (objects.y < objects.y[:, None])
 
 
 def wearing(objects: Objects) -> Tables:

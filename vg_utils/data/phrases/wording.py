@@ -142,7 +142,7 @@ INVERSES = {  # "{}" is the person
         "under {}",
     ),
     "having": ("of {}", "with {}", "that {} has"),
-    "on": ("with {} on it", "that has {} on it", "with {} on top", "under {}"),
+    "on": ("with {} on it", "that has {} on it", "with {} on top"),
 }
 NEAREST = ("closest to", "nearest to", "nearest", "closest to")
 
@@ -161,7 +161,7 @@ def say(
     """
     (_, word), *filters = meaning
     person = lexicon.class_of_word(word) == lexicon.PERSON or word == lexicon.PERSON
-    before, after, definite = [], [], False
+    before, after, hangs, definite = [], [], [], False
     for kind, *values in filters:
         pre, post = WAYS[kind](values, word, random)
         definite |= kind in ("most", "rank", "pair", "nearest", "other")
@@ -170,6 +170,9 @@ def say(
             before.append(pre)
         else:
             after.append(post)
+            hangs.append(kind == "relation")
+    # What leans on another thing comes last, or its place would be taken for that thing's.
+    after = [post for last in (False, True) for post, own in zip(after, hangs, strict=True) if own is last]
     if kind_is(filters, "color") and len(filters) > 1:
         before.sort(key=lambda word: word in COLOR_WORDS)
     if (
@@ -182,8 +185,8 @@ def say(
             random.choice(("who is ", "that is ")) if person else random.choice(("that is ", "which is "))
         ) + after[0]
     role = role_of(filters[0], random) if filters and roles else None
-    if role and random.random() < 0.35:
-        after, word = after[1:] if len(after) == len(filters) else after, role
+    if role and len(filters) == 1 and random.random() < 0.35:
+        after, word = [], role
     words = " ".join([*before, word, *after])
     if before and before[0] not in COLOR_WORDS and determiner is None:
         definite = True

@@ -131,8 +131,10 @@ def measure(codes: np.ndarray, boxes: np.ndarray, is_person: list[bool], has_col
     _, surely, maybe = table()
     count = len(boxes)
     result = Measured({p: [0] * count for p in PARTS}, {p: [ALL] * count for p in PARTS})
-    if is_gray(counts(codes)):
+    overall = counts(codes)
+    if is_gray(overall):
         return result
+    sayable = ~tone(overall)
     height, width = codes.shape
     corners = np.rint(boxes * [width, height, width, height]).astype(int).tolist()
     covering = covers(boxes, np.array(is_person))
@@ -157,7 +159,11 @@ def measure(codes: np.ndarray, boxes: np.ndarray, is_person: list[bool], has_col
             if has_color[i]:
                 second = np.sort(share)[-2]
                 said = (share > STRICT_SHARE) & (possible > POSSIBLE_SHARE) & (second < SECOND_SHARE * share)
-                said &= (around_share < AROUND_SHARE[part] * share) & (around_possible < AROUND_POSSIBLE)
+                said &= (
+                    sayable
+                    & (around_share < AROUND_SHARE[part] * share)
+                    & (around_possible < AROUND_POSSIBLE)
+                )
                 result.sure[part][i] = bits(said)
         if is_person[i]:
             result.sure["bottom"][i] &= ~result.sure["top"][i]  # a long coat, or somebody who sits
@@ -225,6 +231,12 @@ def is_gray(overall: np.ndarray) -> bool:
     """Whether the whole picture is black and white (or toned): there no colour is said."""
     colored = table()[1][:, 3:].any(1)
     return bool((overall @ colored) < 0.01 * overall.sum())
+
+
+def tone(overall: np.ndarray) -> np.ndarray:
+    """The colour that nearly all colour of the picture is of, as of a toned photograph; bool (11,)."""
+    shares = overall @ table()[1] * ~np.isin(NAMES, ("black", "white", "gray"))
+    return (shares > 0.95 * shares.sum()) & (shares > 0.25 * overall.sum())
 
 
 def bits(flags: np.ndarray) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
+import numpy as np
+
 from vg_utils.data.phrases import lexicon
 from vg_utils.data.phrases.colors import NAMES, SKIN
 from vg_utils.data.phrases.meaning import Meaning, execute, only_one
@@ -16,6 +18,7 @@ from vg_utils.data.phrases.objects import Objects, members
 from vg_utils.data.phrases.relations import INVERSE, related
 
 SMALL = 0.004  # share of the picture: below, nobody means it
+SIZED = 0.01  # likewise: below, nobody compares its size
 MOST_RELATIONS = 5  # that are looked at for an object
 INTERACTIONS = ("holding", "wearing", "riding", "sitting on")
 SPATIAL = ("left of", "right of", "above", "below", "next to", "behind", "in front of", "on")
@@ -82,10 +85,19 @@ def by_order(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
 
 
 def by_size(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
-    if objects.categories[i] == lexicon.PERSON:
+    category = objects.categories[i]
+    if category in (lexicon.PERSON, *lexicon.PLURAL_CLASSES, *lexicon.AIRBORNE) or objects.areas[i] < SIZED:
         return
     yield (noun(objects, i, random), ("most", "largest"))
-    yield (("all", some_word(objects, i, random)), ("most", "smallest"))
+    if is_whole(objects, i):
+        yield (("all", some_word(objects, i, random)), ("most", "smallest"))
+
+
+def is_whole(objects: Objects, i: int) -> bool:
+    """Whether neither the picture's edge nor another object cuts the box, which then tells the size."""
+    x1, y1, x2, y2 = objects.corners[i]
+    shared = np.delete(objects.intersection[i], i).max(initial=0.0)
+    return min(x1, y1, 1 - x2, 1 - y2) > 0.01 and shared < 0.2 * objects.areas[i]
 
 
 def by_depth(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:

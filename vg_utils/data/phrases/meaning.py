@@ -149,8 +149,8 @@ AHEAD = {
     "right": _farther(0, 2, -1),
     "top": _farther(1, 3, 1),
     "bottom": _farther(1, 3, -1),
-    "largest": lambda one, other: one[2] > 1.7 * other[2],
-    "smallest": lambda one, other: other[2] > 1.7 * one[2],
+    "largest": lambda one, other: one[2] > 2 * other[2],
+    "smallest": lambda one, other: other[2] > 2 * one[2],
     "front": _closer,
     "back": lambda one, other: _closer(other, one),
 }

@@ -299,7 +299,7 @@ def say_relation(values: list, word: str, random: Random) -> tuple[str, str]:
     )
     if name.startswith(INVERSE):
         return "", random.choice(INVERSES[name.removeprefix(INVERSE)]).format(of_anchor)
-    if thing in lexicon.BOARDS + ("pair of skis",) and name == "riding":
+    if thing in (*lexicon.BOARDS, "pair of skis") and name == "riding":
         link = random.choice(
             ON_SKIS if thing not in ("surfboard", "skateboard", "snowboard") else ("on", "riding")
         )

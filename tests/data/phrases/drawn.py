@@ -1,4 +1,4 @@
-"""Small detection data sets for the tests of this folder: random boxes, and pictures of coloured rectangles."""
+"""Small detection data sets for the tests of this folder: random boxes, drawn pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold of every phrase, over random boxes: it means one thing, and its mirror image the same thing."""
+"""What must hold of every phrase, over random boxes: it means one thing, and mirrored the same thing."""
 
 from collections import Counter
 from random import Random

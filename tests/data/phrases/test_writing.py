@@ -121,7 +121,7 @@ def test_bad_instances(own, tmp_path, change, message):
 def test_bad_files(own, tmp_path):
     out = tmp_path / "out"
     for changed in ("instances", "captions", "images"):
-        with pytest.raises(DataError, match="no such|No such|expected"):
+        with pytest.raises(DataError, match=r"no such|No such|expected"):
             make_phrases(**{**own, changed: tmp_path / "nothing"}, root=out, processes=1, progress=False)
     own["captions"].write_text("{}")
     with pytest.raises(DataError, match="list under 'annotations'"):

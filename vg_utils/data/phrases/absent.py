@@ -1,4 +1,4 @@
-"""Phrases that fit nothing in the picture: classes that are not there, and true phrases with one thing changed."""
+"""Phrases that fit nothing in the picture: classes that are not there, true ones with one thing changed."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def class_of(head: str) -> str:
 
 
 def subject(words: list[str], categories: Container[str]) -> tuple[int, str] | None:
-    """Where the noun phrase that the caption starts with ends, and the class of its head; None if not one thing.
+    """Where the noun phrase that a caption starts with ends, and its head's class; None if not one thing.
 
     >>> subject("a young man riding a wave".split(), {"person"})
     (3, 'person')

@@ -16,7 +16,8 @@ from PIL import Image
 
 from vg_utils.data.examples import DataError
 
-# Lightness L, chroma C and hue h in degrees (may pass 360): (L from, to, C from, to, h from, to). Surely, and maybe.
+# Lightness L, chroma C and hue h in degrees, which may pass 360: (L from, to, C from, to, h from, to) of what
+# everybody would call by the name, and of what somebody might.
 COLORS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "black": ((0, 20, 0, 12, 0, 360), (0, 40, 0, 25, 0, 360)),
     "white": ((75, 101, 0, 12, 0, 360), (60, 101, 0, 22, 0, 360)),
@@ -32,7 +33,7 @@ COLORS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 NAMES = tuple(COLORS)
 SKIN = ("pink", "brown", "orange")  # never said of clothes: the middle of a person may be skin
-# Of the pixels of a thing of one colour: surely of it, maybe of it; surely of another one as a share of the first.
+# Of the pixels of a thing of one colour: surely of it, maybe of it; surely of another, by the first share.
 STRICT_SHARE, POSSIBLE_SHARE, SECOND_SHARE = 0.35, 0.65, 0.3
 AROUND_SHARE = {"whole": 0.5, "top": 0.55, "bottom": 0.3}  # of the surroundings, likewise
 AROUND_POSSIBLE = 0.7  # more in the surroundings, and it is the light that has the colour
@@ -45,7 +46,7 @@ BITS = 5  # of each channel that the table looks at
 
 @dataclass
 class Measured:
-    """Colours of one picture's objects: for each part ("whole", "top", "bottom") and object, two sets as bits.
+    """Colours of one picture's objects: two sets, as bits, for each part ("whole", "top", "bottom").
 
     Attributes:
         sure: part -> for each object the colours that it has beyond doubt, bit c for `NAMES[c]`.
@@ -90,7 +91,7 @@ def codes_of(rgb: np.ndarray) -> np.ndarray:
 
 @cache
 def table() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Code of each RGB cell, uint8 (32768,); which codes are surely, and which maybe, a colour: bool (K, 11)."""
+    """Code of each RGB cell, uint8 (32768,), and which codes surely and maybe are a colour: bool (K, 11)."""
     steps = (np.arange(1 << BITS) + 0.5) / (1 << BITS)
     lightness, chroma, hue = lch(np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3))
     both = []

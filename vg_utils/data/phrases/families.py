@@ -1,7 +1,7 @@
 """The families of phrases: small functions that propose meanings of one object, to be proved by `meaning`.
 
-The rules of names, attributes and places follow Pseudo-Q (Jiang et al., CVPR 2022, section 3.2); order, depth,
-relations, what people hold, ride and wear, and the proof that nothing else is meant, are ours.
+The rules of names, attributes and places follow Pseudo-Q (Jiang et al., CVPR 2022, section 3.2). Order,
+depth, relations, what people hold, ride and wear, and the proof that nothing else is meant are ours.
 """
 
 from __future__ import annotations

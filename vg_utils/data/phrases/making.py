@@ -22,7 +22,6 @@ from vg_utils.data.phrases.wording import say
 
 MEANT_AREA, LEAST_AREA, LEAST_SIDE = 0.01, 0.003, 0.03  # shares of the picture: below, few and no phrases
 PER_OBJECT, PER_PERSON, PER_SMALL, PER_PICTURE = 12, 9, 2, 48
-FEW_FAMILIES = 5  # that hold of an object: below, each meaning is put into words twice
 CROWDED = 10  # so many of a class: data sets stop listing them one by one
 PRESENT_PER_ABSENT = 2.5
 
@@ -165,10 +164,8 @@ def of_object(objects: Objects, i: int, random: Random, limit: int, left_out: Co
                 continue
             text = say(meaning, random)
             by_family.setdefault(family, []).append(Phrase(text, family, meaning, i))
-    for family, phrases in by_family.items():  # said in two ways, where there is little to say
-        if len(by_family) < FEW_FAMILIES:
-            again = [Phrase(say(phrase.meaning, random), family, phrase.meaning, i) for phrase in phrases]
-            phrases[:0] = again
+    for family, phrases in by_family.items():  # said in another way too, if there is room after all others
+        phrases[:0] = [Phrase(say(phrase.meaning, random), family, phrase.meaning, i) for phrase in phrases]
     found: list[Phrase] = []
     texts: set[str] = set()
     families = list(by_family)

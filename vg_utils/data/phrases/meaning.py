@@ -1,7 +1,7 @@
 """What a phrase means: a noun and filters, applied in order to the objects of a picture.
 
-A meaning is plain data: `(noun, filter, filter ...)`. The noun is `("main", word)`, the large objects that the
-word may mean, or `("all", word)`. Each filter is a tuple of its kind and values:
+A meaning is plain data: `(noun, filter, filter ...)`. The noun is `("main", word)`, the large objects that
+the word may mean, or `("all", word)`. Each filter is a tuple of its kind and values:
 
     ("color", part, name)        part is "whole", "top", "bottom", "any" (whatever somebody wears)
     ("side", name)               in the left, right, middle, top or bottom of the picture
@@ -81,7 +81,7 @@ def by_color(objects: Objects, fit: Fit, part: str, color: str) -> Fit:
     return Fit(fit.sure & sure, fit.maybe & (maybe | objects.crowd))
 
 
-# Sides of the picture, as (centre at most, far edge at most, centre of a rival at most) in shares of its side.
+# Of a side of the picture, in shares: centre and far edge at most, and the centre of a rival at most.
 SIDE = (0.40, 0.62, 0.53)
 MIDDLE = (0.10, 0.20)  # distance of the centre from the picture's middle: at most, and of a rival
 
@@ -112,7 +112,10 @@ def by_corner(objects: Objects, fit: Fit, level: str, side: str) -> Fit:
 
 
 def by_most(objects: Objects, fit: Fit, direction: str) -> Fit:
-    """Certain if ahead of all who may be meant; possible if nobody who is meant is ahead. One alone is not "most"."""
+    """Certain if ahead of all who may be meant; possible if nobody who is meant is ahead.
+
+    One alone is not "most".
+    """
     if fit.maybe.bit_count() < 2:
         return Fit(0, fit.maybe)
     ahead = AHEAD[direction]

@@ -1,7 +1,7 @@
 """A picture's annotated objects, and the sets of objects that words pick out: bits of whole numbers.
 
-Object i is in a set when bit i is set. A `Fit` is two such sets: who fits beyond doubt, and who may fit. Every
-margin of the rules is the gap between the two; a phrase is said of the only object that may fit.
+Object i is in a set when bit i is set. A `Fit` is two such sets: who fits beyond doubt, and who may fit.
+Every margin of the rules is the gap between the two; a phrase is said of the only object that may fit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SAME_OBJECT_IOU = 0.6  # two boxes of one class that overlap so much may be one 
 
 
 class Fit(NamedTuple):
-    """Two sets of objects: those that fit for certain, and all that may fit (the first is within the second)."""
+    """Two sets of objects: those that fit for certain, and all that may fit, these among them."""
 
     sure: int
     maybe: int
@@ -93,7 +93,7 @@ class Objects:
 
     @cached_property
     def gap(self) -> np.ndarray:
-        """Distance between each pair of boxes, (n, n), in shares of the picture's width; 0 where they touch."""
+        """Distance of each pair of boxes, (n, n), in shares of the picture's width; 0 where they touch."""
         low = np.maximum(self.boxes[:, None, :2], self.boxes[None, :, :2])
         high = np.minimum(self.boxes[:, None, 2:], self.boxes[None, :, 2:])
         apart = np.clip(low - high, 0, None)
@@ -152,7 +152,7 @@ class Objects:
         return Fit(sure & maybe & ~self.crowd, maybe)
 
     def colored(self, part: str, color: str) -> Fit:
-        """The objects of a colour; `part` is "whole", "top" or "bottom", or "any" for something that one wears."""
+        """The objects of a colour; `part` is "whole", "top", "bottom", or "any" for what somebody wears."""
         everything = (1 << len(self)) - 1
         if self.measured is None:
             return Fit(0, everything)

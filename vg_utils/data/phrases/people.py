@@ -27,8 +27,8 @@ from vg_utils.data.phrases.objects import Objects, members
 def prove_people(captions: Sequence[list[str]], objects: Objects) -> dict[str, int]:
     """The kinds of people that at least two captions name and none denies.
 
-    One large person takes what the captions say of one; several are all men (women) where captions speak of men
-    (women) and of nobody else.
+    One large person takes what the captions say of one. Several are all men (women) where captions speak of
+    men (women) and of nobody else; else each may be told apart by what it holds, rides or wears.
     """
     people = members(objects.named(lexicon.PERSON).sure)
     if not people or not captions:
@@ -86,7 +86,7 @@ def kind_of(noun_phrase: list[str]) -> str:
 
 
 def filters(rest: list[str]) -> list[tuple]:
-    """What a caption says of a person that boxes and colours can prove: clothes, things held, ridden, worn."""
+    """What a caption says of a person that can be proved: clothes, and things held, ridden or worn."""
     found: list[tuple] = []
     for k, word in enumerate(rest):
         if word in ("in", "wearing"):

@@ -98,10 +98,10 @@ def annotated_classes(
 ) -> dict[int, frozenset[str]]:
     """For each picture the classes that somebody looked for in it: only these can be said to be absent.
 
-    A file may mix data sets that annotate different classes. A picture says itself which (`annotated_category_ids`);
-    else its source counts: pictures whose file names are alike up to the number ("voc2007_000012.jpg") and that
-    agree on `all_objects_annotated`. The classes of a source are those that occur in it. Sources of fewer than 20
-    pictures are taken together.
+    A file may mix data sets that annotate different classes. A picture may say itself which, in
+    `annotated_category_ids`. Else its source counts: the pictures whose file names are alike up to the number
+    ("voc2007_000012.jpg") and that agree on `all_objects_annotated`. The classes of a source are those that
+    occur in it. Sources of fewer than 20 pictures are taken together.
     """
     sources: dict[tuple, list[int]] = defaultdict(list)
     known: dict[int, frozenset[str]] = {}

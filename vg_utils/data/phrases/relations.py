@@ -1,7 +1,7 @@
 """Which objects stand in a relation to which: for certain, and possibly, from their boxes.
 
-Each rule takes the objects and returns two tables, bool (n, n): row i, column j says that "i RELATION j" holds
-for certain, and that somebody might say so. What lies between the two is never decided.
+Each rule takes the objects and returns two tables, bool (n, n): row i, column j says that "i RELATION j"
+holds for certain, and that somebody might say so. What lies between the two is never decided.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def next_to(objects: Objects) -> Tables:
 
 
 def behind(objects: Objects) -> Tables:
-    """Partly hidden: boxes overlap and one stands clearly higher on the ground; people are not behind what they use."""
+    """Partly hidden: boxes overlap and one stands clearly higher. Nobody is behind what he uses."""
     bottom, share = (
         objects.boxes[:, 3],
         objects.intersection / np.minimum(objects.area[:, None], objects.area[None, :]),

@@ -1,4 +1,4 @@
-"""Meanings put into words, in many ways: with and without determiner, before and after the noun, terse or whole."""
+"""Meanings put into words in many ways: with a determiner or none, before the noun or after it."""
 
 from __future__ import annotations
 

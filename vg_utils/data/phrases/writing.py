@@ -74,8 +74,8 @@ def make_phrases(
 ) -> Summary:
     """Write a grounding data set made from detections: RefCOCOg's layout with absent phrases.
 
-    All is checked and all phrases are made before anything is written, so a run that was cut short starts anew; a
-    complete folder made with the same arguments is made again in place, file by file.
+    All is checked and all phrases are made before anything is written. A run that was cut short starts anew,
+    and a folder made with the same arguments is made again in place, file by file.
 
     Args:
         instances: detections in COCO's layout (`images`, `annotations` with `bbox` x, y, width, height,
@@ -84,8 +84,8 @@ def make_phrases(
         root: folder for `annotations/` and `images/`; pictures are linked (hard) where possible, else copied.
         captions: sentences in COCO's layout (`annotations` with `image_id`, `caption`), or None.
         seed: of everything.
-        processes: how many work at once; None takes one a core for many pictures. New processes import the script
-            that calls this: it needs `if __name__ == "__main__":`. The phrases are the same.
+        processes: how many work at once; None takes one a core for many pictures. The phrases are the same.
+            New processes import the script that calls this: it needs `if __name__ == "__main__":`.
         progress: show a bar.
 
     Raises:

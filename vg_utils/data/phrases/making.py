@@ -22,6 +22,7 @@ from vg_utils.data.phrases.wording import say
 
 MEANT_AREA, LEAST_AREA, LEAST_SIDE = 0.01, 0.003, 0.03  # shares of the picture: below, few and no phrases
 PER_OBJECT, PER_PERSON, PER_SMALL, PER_PICTURE = 12, 9, 2, 48
+LEAST_PHRASES, MOST_WAYS = 6, 4  # of an object, if it has them; in which one meaning is put into words
 CROWDED = 10  # so many of a class: data sets stop listing them one by one
 PRESENT_PER_ABSENT = 2.5
 
@@ -164,8 +165,11 @@ def of_object(objects: Objects, i: int, random: Random, limit: int, left_out: Co
                 continue
             text = say(meaning, random)
             by_family.setdefault(family, []).append(Phrase(text, family, meaning, i))
-    for family, phrases in by_family.items():  # said in another way too, if there is room after all others
-        phrases[:0] = [Phrase(say(phrase.meaning, random), family, phrase.meaning, i) for phrase in phrases]
+    meanings = sum(map(len, by_family.values()))
+    ways = min(MOST_WAYS, max(2, LEAST_PHRASES // max(1, meanings)))
+    for family, phrases in by_family.items():  # said in other ways too, if there is room after all others
+        again = [phrase for phrase in phrases for _ in range(ways - 1)]
+        phrases[:0] = [Phrase(say(p.meaning, random), family, p.meaning, i) for p in again]
     found: list[Phrase] = []
     texts: set[str] = set()
     families = list(by_family)

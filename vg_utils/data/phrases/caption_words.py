@@ -72,6 +72,7 @@ VERBS = {  # a verb of captions: the things that it goes with, and the relation 
     **dict.fromkeys(("wearing", "wears"), (lexicon.WORN, "wearing")),
     "with": (_HOLD + lexicon.WORN, "having"),
 }
+ARTICLES = listed("a an the")
 WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*|,")
 
 
@@ -97,7 +98,7 @@ def subject(words: list[str], categories: Container[str]) -> tuple[int, str] | N
     end = 1
     while end < len(words) and (joins_colors(words, end) or not ends_noun(words[end], end)):
         end += 1
-    if not 2 <= end <= 6 or not NOT_ONE.isdisjoint(words[1:end]):
+    if not 2 <= end <= 6 or not NOT_ONE.isdisjoint(words[1:end]) or not ARTICLES.isdisjoint(words[1:end]):
         return None
     if words[end : end + 1] in (["and"], ["of"], [","], ["or"]):
         return None

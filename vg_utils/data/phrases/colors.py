@@ -85,8 +85,8 @@ def read_pixels(path: Path, size_wh: tuple[int, int]) -> np.ndarray:
 
 def codes_of(rgb: np.ndarray) -> np.ndarray:
     """uint8 (h, w, 3) -> uint8 (h, w): codes of the table."""
-    high = (rgb >> (8 - BITS)).astype(np.uint16)
-    return table()[0][(high[..., 0] << (2 * BITS)) | (high[..., 1] << BITS) | high[..., 2]]
+    red, green, blue = (rgb[..., c].astype(np.uint16) >> (8 - BITS) for c in range(3))
+    return table()[0].take((red << (2 * BITS)) | (green << BITS) | blue)
 
 
 @cache
@@ -182,7 +182,7 @@ def covers(boxes: np.ndarray, is_person: np.ndarray) -> np.ndarray:
     meet = (x1[:, None] < x2) & (x2[:, None] > x1) & (y1[:, None] < y2) & (y2[:, None] > y1)
     area = (x2 - x1) * (y2 - y1)
     smaller = area[:, None] < 0.8 * area
-    nearer = is_person[:, None] & (y2[:, None] > y2 - 0.02)
+    nearer = (is_person[:, None] & (y2[:, None] > y2 - 0.02)) | (y2[:, None] > y2 + 0.01)
     hidden = meet & ((smaller & ~is_person[:, None]) | nearer | (area[:, None] < 0.3 * area))
     np.fill_diagonal(hidden, False)
     return hidden
@@ -217,7 +217,7 @@ def regions(crop: np.ndarray, is_person: bool, bottom_cut: bool) -> list[tuple[s
     else:
         low, high = 0.22, 0.45
     found = [("body", crop), ("top", part(low, high, 0.3, 0.7))]
-    if not bottom_cut and slimness > 2.2:
+    if not bottom_cut and slimness > 2.4:
         found.append(("bottom", part(0.52, 0.72, 0.33, 0.67)))
     return found
 

@@ -73,6 +73,8 @@ def stands_between(objects: Objects, i: int, word: tuple[str, str]) -> bool:
 
 
 def by_order(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
+    if objects.categories[i] in lexicon.CLUTTER:
+        return
     word = noun(objects, i, random)
     rivals = members(objects.named(word[1], word[0] == "all").maybe)
     if not 3 <= len(rivals) <= 6:
@@ -86,7 +88,8 @@ def by_order(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
 
 def by_size(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
     category = objects.categories[i]
-    if category in (lexicon.PERSON, *lexicon.PLURAL_CLASSES, *lexicon.AIRBORNE) or objects.areas[i] < SIZED:
+    unsized = (lexicon.PERSON, *lexicon.PLURAL_CLASSES, *lexicon.AIRBORNE, *lexicon.WORN, *lexicon.CLUTTER)
+    if category in unsized or objects.areas[i] < SIZED:
         return
     yield (noun(objects, i, random), ("most", "largest"))
     if is_whole(objects, i):
@@ -101,9 +104,10 @@ def is_whole(objects: Objects, i: int) -> bool:
 
 
 def by_depth(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
-    if objects.categories[i] in lexicon.AIRBORNE:
+    if objects.categories[i] not in lexicon.GROUNDED or objects.categories[i] in lexicon.AIRBORNE:
         return
-    yield (noun(objects, i, random), ("most", "front"))
+    if objects.areas[i] > SIZED:
+        yield (noun(objects, i, random), ("most", "front"))
     yield (("all", some_word(objects, i, random)), ("most", "back"))
 
 

@@ -144,20 +144,32 @@ ROLES = {  # somebody with such a thing goes by another name: (class, relation):
     ("motorcycle", "riding"): ("motorcyclist", "biker"),
 }
 
-HELD = (
+HELD = (  # what lies within a person's box is in a hand; cups, bottles and books stand behind as often
+    *("tennis racket", "baseball bat", "umbrella", "cell phone", "frisbee", "remote", "handbag", "sandwich"),
     *(
-        "tennis racket",
-        "baseball bat",
-        "umbrella",
-        "cell phone",
-        "frisbee",
-        "remote",
-        "handbag",
-        "wine glass",
+        "hot dog",
+        "donut",
+        "banana",
+        "toothbrush",
+        "teddy bear",
+        "surfboard",
+        "skateboard",
+        "snowboard",
+        "kite",
     ),
-    *("cup", "bottle", "sandwich", "hot dog", "donut", "banana", "toothbrush", "teddy bear"),
-    *("surfboard", "skateboard", "snowboard", "book", "kite", "hair drier", "scissors", "knife"),
+    "hair drier",
 )
+CLUTTER = (
+    "chair",
+    "book",
+    "bottle",
+    "cup",
+    "bowl",
+    "wine glass",
+    "fork",
+    "knife",
+    "spoon",
+)  # seldom all annotated
 WORN = ("tie", "backpack", "baseball glove")
 RIDDEN = ("horse", "elephant", "bicycle", "motorcycle")
 BOARDS = ("surfboard", "skateboard", "snowboard", "skis")
@@ -176,6 +188,8 @@ AIRBORNE = (
 )
 STACKED = ("tv", "laptop", "keyboard", "microwave", "oven", "refrigerator", "sink", "vase", "book", "toaster")
 ANIMALS = GROUPS["animal"]
+VEHICLES = ("car", "truck", "bus", "train", "motorcycle", "bicycle", "boat")
+GROUNDED = (PERSON, *ANIMALS, *VEHICLES)  # stand on the ground, and are of one size: a small one is far away
 COLORED = (  # classes whose own colour fills the middle of their box
     *("car", "truck", "bus", "train", "motorcycle", "boat", "airplane", "umbrella", "handbag", "backpack"),
     *("suitcase", "surfboard", "snowboard", "kite", "couch", "bed", "cup", "bowl", "vase", "tie", "frisbee"),

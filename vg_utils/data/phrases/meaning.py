@@ -83,6 +83,7 @@ def by_color(objects: Objects, fit: Fit, part: str, color: str) -> Fit:
 
 # Of a side of the picture, in shares: centre and far edge at most, and the centre of a rival at most.
 SIDE = (0.40, 0.62, 0.53)
+LEVEL_RIVAL = 0.65  # likewise of a rival at the top or bottom, where people look less closely
 MIDDLE = (0.10, 0.20)  # distance of the centre from the picture's middle: at most, and of a rival
 
 
@@ -101,7 +102,8 @@ def by_side(objects: Objects, fit: Fit, side: str) -> Fit:
                 "bottom": (1 - y2, 1 - y1),
             }[side]
             centre = (low + high) / 2
-            certain, possible = centre < SIDE[0] and high < SIDE[1], centre < SIDE[2]
+            rival = SIDE[2] if side in OPPOSITE else LEVEL_RIVAL
+            certain, possible = centre < SIDE[0] and high < SIDE[1], centre < rival
         sure |= certain << i
         maybe |= possible << i
     return Fit(sure & fit.sure, maybe | fit.maybe & objects.crowd)

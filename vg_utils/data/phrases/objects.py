@@ -105,12 +105,15 @@ class Objects:
         return self.gap.tolist()
 
     def _holds_many(self) -> np.ndarray:
-        """Boxes around at least three smaller ones of their class: crowds, even where not marked as such."""
+        """Boxes of many, marked or not: around three smaller ones, or what three people carry."""
         same = np.array([[a == b for b in self.categories] for a in self.categories])
         np.fill_diagonal(same, False)
         inside = self.intersection > 0.7 * self.area[None, :]
         smaller = self.area[None, :] < 0.5 * self.area[:, None]
-        return (same & inside & smaller).sum(1) >= 3
+        person = np.array([category == lexicon.PERSON for category in self.categories])
+        carried = np.array([category in lexicon.HELD + lexicon.WORN for category in self.categories])
+        people = (person & (self.intersection > 0.25 * self.area[None, :])).sum(1)
+        return ((same & inside & smaller).sum(1) >= 3) | (carried & (people >= 3) & (self.area > 0.02))
 
     def named(self, word: str, everyone: bool = False) -> Fit:
         """The objects that a noun may mean, see `_named`."""

@@ -158,7 +158,8 @@ def sitting_on(objects: Objects) -> Tables:
     size = (objects.height < 1.5 * objects.height[:, None]) & (
         objects.height > 0.35 * objects.height[:, None]
     )
-    sits = centred & low & (inside > 0.5) & size & (slim < 1.9)[:, None]
+    large = (objects.area > 0.006) & (objects.area > 0.006)[:, None]
+    sits = large & centred & low & (inside > 0.5) & size & (slim < 1.9)[:, None]
     return only_pair(sits & person[:, None] & seat, objects), touching(objects)
 
 

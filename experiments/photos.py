@@ -22,22 +22,21 @@ from typing import Any
 
 import torch
 
-from experiments.run import add_split, costs, outcome, visible_gpus
+from experiments.run import add_split, costs, visible_gpus
 from vg_utils.config import Config, set_fields
 from vg_utils.data import GroundingExample, load_examples
 from vg_utils.data.resident import ResidentPictures
 from vg_utils.evaluation.runs import evaluate
 from vg_utils.models.backbones import build_backbone
-from vg_utils.models.checkpoints import save_pickle
-from vg_utils.predictor import Grounder, default_device
+from vg_utils.models.checkpoints import save_pickle, ship
+from vg_utils.models.photo import KEPT_WHOLE
+from vg_utils.predictor import Grounder
 from vg_utils.presets import preset
 
 COMMAND = "python -m experiments.photos --data data/photos --out runs/photos"
 MADE, PEOPLE = ("val", "test"), "people"  # what is asked; people's phrases are all in one
-EPOCH = 4_096  # images between two looks at val
-# Images a second that a model trains on where two runs share an H100: makes minutes of images.
-IMAGES_PER_SECOND = {"dense-grounder": 300, "transvg": 300, "clip-hrnet": 300, "clip-rpn-attention": 400}
-IMAGES_PER_SECOND |= {"text-only": 2_000}
+EPOCH_SECONDS = 25  # about, of training between two looks at val
+PROBED = 24  # batches of a probe, whose second half says how fast a model trains here
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ class Run:
         changes: of the preset `photos`, as `set_fields` takes them.
         share: of the minutes that a system has.
         seeds: how many times it is trained.
-        families: kinds of made phrases that it learns from; empty for all.
+        gpus: that train it together.
+        without: kinds of made phrases that it does not learn from.
     """
 
     name: str
@@ -62,47 +62,44 @@ class Run:
     changes: dict[str, Any] = field(default_factory=dict)
     share: float = 1.0
     seeds: int = 1
+    gpus: int = 1
     without: tuple[str, ...] = ()
 
-    def config(self, seed: int, data: Path, minutes: float) -> Config:
-        """Its settings, with as many epochs as fill its share of the minutes."""
-        config = set_fields(preset("photos", self.model), **self.changes)
-        images = IMAGES_PER_SECOND.get(self.model, 300) * 60 * minutes * self.share
-        length = {"epochs": max(1, round(images / EPOCH)), "epoch_images": EPOCH, "seed": seed}
-        return replace(
-            config,
-            data=replace(config.data, root=str(data)),
-            train=replace(config.train, **length),
-        )
+    def config(self, seed: int, data: Path) -> Config:
+        """Its settings; the number of epochs follows from the minutes."""
+        config = set_fields(preset("photos", self.model), **self.changes, train__seed=seed)
+        return replace(config, data=replace(config.data, root=str(data)))
+
+
+TOGETHER = {
+    "train__lr": 7e-4,
+    "train__backbone_lr": 2.8e-4,
+}  # of a batch of 128: by its root
 
 
 def study() -> list[Run]:
-    """All runs, those that the others are measured by first."""
-    flagship = Run("dense-grounder", "systems", "dense-grounder", seeds=3)
-    short = {"share": 0.4}
+    """All runs, those that take longest first."""
+    short = {"share": 0.45}
+
+    def ablation(name: str, label: str, **more: Any) -> Run:
+        return Run(name, "ablation", label, **short, **more)
+
+    full = {"model__clip__text_tuning": "full", "train__text_lr": 2e-5}
+    random = {"model__clip__weights": "random", "model__clip__text_tuning": "full"}
     return [
-        flagship,
-        Run("clip-rpn-tokens", "systems", "clip-rpn-attention (words)", "clip-rpn-attention"),
-        Run("clip-hrnet", "systems", "clip-hrnet", "clip-hrnet"),
-        Run("transvg", "systems", "transvg", "transvg"),
-        Run("text-only", "blind", "text-only", "text-only", share=0.2),
-        Run("unchanged", "ablation", "unchanged", **short),
-        Run(
-            "no-relations",
-            "ablation",
-            "no relations, no interactions",
-            without=("relation", "interaction"),
-            **short,
-        ),
-        Run("no-captions", "ablation", "no captions", without=("caption",), **short),
-        Run(
-            "frozen-text",
-            "ablation",
-            "text encoder frozen",
-            changes={"model__clip__text_tuning": "frozen"},
-            **short,
-        ),
-        Run("small", "ablation", "224 pixels", changes={"model__image_size": 224}, **short),
+        Run("long", "long", "dense-grounder, on two GPUs", changes=TOGETHER, gpus=2),
+        Run("dense-grounder", "systems", "dense-grounder", seeds=3, **short),
+        Run("clip-rpn-tokens", "systems", "clip-rpn-attention, words", "clip-rpn-attention", **short),
+        Run("clip-hrnet", "systems", "clip-hrnet", "clip-hrnet", **short),
+        Run("transvg", "systems", "transvg", "transvg", **short),
+        ablation("no-relations", "without relations and interactions", without=("relation", "interaction")),
+        ablation("no-captions", "without captions", without=("caption",)),
+        ablation("text-full", "text encoder trained in full", changes=full),
+        ablation("text-frozen", "text encoder frozen", changes={"model__clip__text_tuning": "frozen"}),
+        ablation("small", "224 pixels", changes={"model__image_size": 224}),
+        ablation("large", "416 pixels", changes={"model__image_size": 416}),
+        ablation("from-nothing", "encoders not pretrained", changes=random),
+        Run("text-only", "blind", "text-only", "text-only", share=0.15),
     ]
 
 
@@ -116,69 +113,131 @@ def without(examples: Sequence[GroundingExample], families: Sequence[str]) -> li
     return kept
 
 
-def train_and_score(run: Run, seed: int, options: argparse.Namespace) -> dict:
-    """Train for about its minutes, and score the best weights on made phrases and on people's."""
+def train_and_score(run: Run, seed: int, options: argparse.Namespace) -> dict | None:
+    """Train for its minutes, and score the best weights on made phrases and on people's.
+
+    Returns:
+        what is known of the run; None in a process that only helped to train it.
+    """
     from vg_utils.training.engine import fit
 
-    config = run.config(seed, options.data, options.minutes)
+    config = run.config(seed, options.data)
     examples = {split: load_examples(options.data, split) for split in ("train", *MADE)}
-    size, device = config.model.image_size, default_device()
+    size, device = config.model.image_size, device_of_process()
     tokenizer = build_backbone(replace(config.model.clip, weights="random"), size).tokenizer
     hold = {"size": size, "tokenizer": tokenizer, "device": device, "workers": options.workers}
-    splits = {"train": ResidentPictures(without(examples["train"], run.without), **hold)}
-    splits["val"] = ResidentPictures(examples["val"], **hold)
-    started = time.perf_counter()
-    history = fit(config, options.out / "runs" / f"{run.name}-{seed}", True, progress=False, splits=splits)
+    splits: dict[str, Any] = {"train": ResidentPictures(without(examples["train"], run.without), **hold)}
+    splits["val"] = examples["val"] if run.gpus > 1 else ResidentPictures(examples["val"], **hold)
+    length = length_for(run, config, options, splits)
+    config = replace(config, train=replace(config.train, **length))
+    directory, started = options.out / "runs" / f"{run.name}-{seed}", time.perf_counter()
+    history = fit(config, directory, True, progress=False, splits=splits, on_epoch=tell)
     seconds = time.perf_counter() - started
-    grounder = Grounder.load(options.out / "runs" / f"{run.name}-{seed}", device)
-    found = outcome(run, seed, COMMAND) | costs(grounder.model, history, seconds)
-    for split in MADE:
-        add_split(
-            found, split, *evaluate(grounder, examples[split], "photographs", split, similarity=False)[:2]
-        )
+    if os.environ.get("RANK", "0") != "0":
+        return None
+    grounder = Grounder.load(directory, device)
+    found = {key: getattr(run, key) for key in ("name", "group", "label", "model", "gpus")}
+    found |= {"seed": seed, "command": COMMAND, "results": {}, "by": {}, "rows": {}}
+    found |= costs(grounder.model, history, seconds)
+    asked = {split: ("photographs", split, examples[split]) for split in MADE}
     if options.people:
-        for name, people in people_of(options.people).items():
-            add_split(found, name, *evaluate(grounder, people, name, "all", similarity=False)[:2])
+        asked[PEOPLE] = ("people's phrases", "all", people_of(options.people))
+    for split, (dataset, name, some) in asked.items():
+        rows, results, _ = evaluate(grounder, some, dataset, name, similarity=False)
+        add_split(found, split, rows, results)
+    if run.gpus > 1:
+        ship(directory, options.out / "shipped" / run.model, smallest=KEPT_WHOLE)
     return found
 
 
-def people_of(root: Path) -> dict[str, list[GroundingExample]]:
+def length_for(run: Run, config: Config, options: argparse.Namespace, splits: dict) -> dict[str, int]:
+    """`epochs` and `epoch_images` that fill the run's share of the minutes, by a probe of how fast it is."""
+    from vg_utils.training.engine import fit
+
+    images = PROBED // 2 * config.train.batch_images * run.gpus
+    short = replace(config, train=replace(config.train, epochs=2, epoch_images=images))
+    ends: list[float] = []
+    directory = options.out / "probes" / f"{run.name}-{config.train.seed}"
+    probe = fit(
+        short,
+        directory,
+        False,
+        progress=False,
+        splits=splits,
+        on_epoch=lambda _: ends.append(time.perf_counter()),
+    )
+    seconds = probe[1]["seconds"]
+    between = max(0.0, ends[1] - ends[0] - seconds)  # looking at val, saving
+    whole = options.minutes * 60 * run.share
+    epochs = max(1, round(whole / (EPOCH_SECONDS + between)))
+    per_epoch = max(config.train.batch_images * run.gpus, int((whole / epochs - between) * images / seconds))
+    print(
+        f"{images / seconds:.0f} images/s, {between:.1f} s between epochs: {epochs} epochs of {per_epoch}",
+        flush=True,
+    )
+    return {"epochs": epochs, "epoch_images": per_epoch}
+
+
+def tell(epoch: dict) -> None:
+    """A line for the log."""
+    shown = ("epoch", "seconds", "train_loss", "train_acc@0.5", "val_miou", "val_acc@0.5")
+    print({name: round(epoch[name], 4) for name in shown}, flush=True)
+
+
+def device_of_process() -> torch.device:
+    """The GPU of this process among those that train together."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def people_of(root: Path) -> list[GroundingExample]:
     """People's phrases: all splits of a folder, since nothing here was trained on any of them."""
-    return {PEOPLE: [example for split in ("train", "val", "test") for example in load_examples(root, split)]}
+    return [example for split in ("train", "val", "test") for example in load_examples(root, split)]
 
 
 def work(options: argparse.Namespace) -> None:
     """All runs with their seeds, those that are done already left out, side by side."""
-    jobs: queue.Queue[tuple[Run, int]] = queue.Queue()
-    for run in study():
-        for seed in range(run.seeds):
-            done = options.out / "results" / f"{run.name}-{seed}.pkl"
-            if not done.is_file() and (not options.only or run.name in options.only):
-                jobs.put((run, seed))
-    gpus = visible_gpus() or [""]
+    jobs = [
+        (run, seed)
+        for run in study()
+        for seed in range(run.seeds)
+        if not options.only or run.name in options.only
+    ]
+    jobs = [job for job in jobs if not (options.out / "results" / f"{job[0].name}-{job[1]}.pkl").is_file()]
+    waiting: queue.Queue[tuple[Run, int]] = queue.Queue()
+    gpus, threads = visible_gpus() or [""], []
 
-    def take(gpu: str) -> None:
+    def start(job: tuple[Run, int], gpu: str) -> None:
+        name = f"{job[0].name}:{job[1]}"
+        log = options.out / "logs" / f"{job[0].name}-{job[1]}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        together = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(job[0].gpus)]
+        command = [sys.executable, *(together if job[0].gpus > 1 else []), "-m", "experiments.photos"]
+        with log.open("w") as file:
+            environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpu}
+            status = subprocess.run(
+                [*command, *sys.argv[1:], "--job", name], env=environment, stdout=file, stderr=file
+            ).returncode
+        print(f"{name}: {'done' if status == 0 else f'FAILED, see {log}'}", flush=True)
+
+    def take(gpu: str, first: tuple[Run, int] | None = None) -> None:
+        if first:
+            start(first, gpu)
+            gpu = gpu.split(",")[0]
         while True:
             try:
-                run, seed = jobs.get_nowait()
+                start(waiting.get_nowait(), gpu)
             except queue.Empty:
                 return
-            command = [
-                sys.executable,
-                "-m",
-                "experiments.photos",
-                *sys.argv[1:],
-                "--run",
-                f"{run.name}:{seed}",
-            ]
-            log = options.out / "logs" / f"{run.name}-{seed}.log"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("w") as file:
-                environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpu}
-                status = subprocess.run(command, env=environment, stdout=file, stderr=file).returncode
-            print(f"{run.name}-{seed}: {'done' if status == 0 else 'FAILED, see ' + str(log)}", flush=True)
 
-    threads = [threading.Thread(target=take, args=(gpu,)) for gpu in gpus for _ in range(options.slots)]
+    for job in jobs:
+        if job[0].gpus > 1 and len(gpus) > job[0].gpus:
+            group, gpus = gpus[: job[0].gpus], gpus[job[0].gpus :]
+            threads.append(threading.Thread(target=take, args=(",".join(group), job)))
+        else:
+            waiting.put(job)
+    threads += [threading.Thread(target=take, args=(gpu,)) for gpu in gpus for _ in range(options.slots)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -197,14 +256,16 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=1, help="runs side by side on a GPU")
     parser.add_argument("--workers", type=int, default=4, help="decoding processes of a run")
     parser.add_argument("--only", nargs="*", help="names of runs; default: all")
-    parser.add_argument("--run", help=argparse.SUPPRESS)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not options.run:
+    if not options.job:
         work(options)
         return
-    name, _, seed = options.run.partition(":")
+    name, _, seed = options.job.partition(":")
     (run,) = [run for run in study() if run.name == name]
     found = train_and_score(run, int(seed), options)
+    if found is None:
+        return
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     save_pickle(options.out / "results" / f"{name}-{seed}.pkl", found)
     scores = {split: f"{r['miou']:.3f} / {r['acc@0.5']:.3f}" for split, r in found["results"].items()}

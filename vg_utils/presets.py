@@ -75,10 +75,11 @@ def _photos() -> Config:
         ),
         model=ModelConfig(
             image_size=320,
-            clip=ClipConfig(name="photos", weights="shipped", tuning="full", text_tuning="full"),
+            clip=ClipConfig(name="photos", weights="shipped", tuning="full", text_tuning="norms"),
             hrnet=HRNetConfig(weights="random", tuning="full"),
             clip_rpn=ClipRPNConfig(attend_to="tokens", channels=256, feed_forward=512),
-            pyramid=PyramidConfig(hrnet=False),
+            pyramid=PyramidConfig(hrnet=False, channels=224),
+            dense_grounder=DenseGrounderConfig(heads=7, agreement=0.3),
             detector_clip=DetectorClipConfig(detector="oracle"),
         ),
         train=TrainConfig(
@@ -86,7 +87,7 @@ def _photos() -> Config:
             batch_images=64,
             lr=5e-4,
             backbone_lr=2e-4,
-            text_lr=2e-5,
+            text_lr=2e-4,
             weight_decay=0.02,
             grad_clip=1.0,
             ema=0.998,

@@ -120,19 +120,20 @@ def save_weights(path: Path, model: GroundingModel, prints: dict[str, str] | Non
     save_file(tensors, path, metadata={"fingerprints": json.dumps(prints)})
 
 
-def ship(run_dir: Path, directory: Path, tokens: Iterable[int]) -> None:
+def ship(run_dir: Path, directory: Path, tokens: Iterable[int] | None = None, smallest: int = 0) -> None:
     """Copy the best weights of a run as they come with the package: small, see `vg_utils.models.shipped`.
 
     Args:
         run_dir: the run.
         directory: where to, `vg_utils/weights/DATA/MODEL` for `Grounder.load("DATA/MODEL")` to find it.
-        tokens: those of the phrases that it shall understand.
+        tokens: those of the phrases that it shall understand; None: all.
+        smallest: matrices of fewer numbers stay as they are, see `shipped.pack_tensors`.
     """
     (directory / "checkpoint").mkdir(parents=True, exist_ok=True)
     with safe_open(_current(run_dir / "checkpoint") / "model.safetensors", framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         metadata = file.metadata()
-    packed = pack_tensors(tensors, tokens)
+    packed = pack_tensors(tensors, tokens, smallest)
     save_file(packed, directory / "checkpoint" / "model.safetensors", metadata=metadata)
     config = Config.load(run_dir / "config.json")
     home = DataConfig()  # where the pictures lay was a matter of the machine that trained

@@ -67,7 +67,7 @@ class DenseGrounder(PyramidModel):
         self.project_text = nn.Linear(self.clip.embed_dim, channels)
         self.project_words = nn.Linear(self.clip.text_width, channels) if head.words else None
         self.mix_words = _encoder_layer(channels, head) if head.words else None
-        self.blocks = nn.ModuleList(ConditionedBlock(channels, head) for _ in range(head.blocks))
+        self.blocks = nn.ModuleList(ConditionedBlock(channels, grid, head) for _ in range(head.blocks))
         self.norm = LayerNorm(channels)
         self.cell = nn.Sequential(  # of each cell: in the box or not, and the distances to its four sides
             nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, 5)
@@ -163,11 +163,13 @@ class ConditionedBlock(nn.Module):
 
     Args:
         channels: C of the cells and of the projected text.
+        grid: side G of the map; there are P = G * G cells.
         head: the settings.
     """
 
-    def __init__(self, channels: int, head: DenseGrounderConfig) -> None:
+    def __init__(self, channels: int, grid: int, head: DenseGrounderConfig) -> None:
         super().__init__()
+        self.grid = grid
         self.ask = nn.Linear(2 * channels, channels)
         self.read = Attention(channels, head.heads)
         self.film = nn.Linear(channels, 2 * channels)
@@ -208,8 +210,7 @@ class ConditionedBlock(nn.Module):
         answer = self.read(question, words, padding)[:, 0]
         scale, shift = self.film(answer + pooled)[:, None].chunk(2, dim=2)  # (N, 1, C) each
         y = F.relu(torch.addcmul(shift, prepared, 1 + scale))
-        grid = math.isqrt(cells.shape[1])
-        y = self.look_nearby(y.transpose(1, 2).unflatten(2, (grid, grid)))  # (N, C, G, G)
+        y = self.look_nearby(y.transpose(1, 2).unflatten(2, (self.grid, self.grid)))  # (N, C, G, G)
         cells = cells + y.flatten(2).transpose(1, 2)
 
         queries = self.norm_attention(cells)

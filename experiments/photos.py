@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from experiments.run import add_split, costs, visible_gpus
 from vg_utils.config import Config, set_fields
@@ -92,13 +93,13 @@ def study() -> list[Run]:
         Run("clip-rpn-tokens", "systems", "clip-rpn-attention, words", "clip-rpn-attention", **short),
         Run("clip-hrnet", "systems", "clip-hrnet", "clip-hrnet", **short),
         Run("transvg", "systems", "transvg", "transvg", **short),
-        ablation("no-relations", "without relations and interactions", without=("relation", "interaction")),
         ablation("no-captions", "without captions", without=("caption",)),
         ablation("text-full", "text encoder trained in full", changes=full),
-        ablation("text-frozen", "text encoder frozen", changes={"model__clip__text_tuning": "frozen"}),
+        ablation("from-nothing", "encoders not pretrained", changes=random),
         ablation("small", "224 pixels", changes={"model__image_size": 224}),
         ablation("large", "416 pixels", changes={"model__image_size": 416}),
-        ablation("from-nothing", "encoders not pretrained", changes=random),
+        ablation("no-relations", "without relations and interactions", without=("relation", "interaction")),
+        ablation("text-frozen", "text encoder frozen", changes={"model__clip__text_tuning": "frozen"}),
         Run("text-only", "blind", "text-only", "text-only", share=0.15),
     ]
 
@@ -175,7 +176,10 @@ def length_for(run: Run, config: Config, options: argparse.Namespace, splits: di
         f"{images / seconds:.0f} images/s, {between:.1f} s between epochs: {epochs} epochs of {per_epoch}",
         flush=True,
     )
-    return {"epochs": epochs, "epoch_images": per_epoch}
+    (length,) = broadcast_object_list(
+        [{"epochs": epochs, "epoch_images": per_epoch}]
+    )  # one for all processes
+    return length
 
 
 def tell(epoch: dict) -> None:

@@ -1,4 +1,4 @@
-"""`from vg_utils import ...`: everything is where the face says, and nothing is imported before it is asked for."""
+"""`from vg_utils import ...`: all is where the face says, and nothing is imported before it is asked for."""
 
 import subprocess
 import sys

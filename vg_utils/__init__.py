@@ -1,8 +1,8 @@
 """Visual grounding with CLIP: given an image and a phrase, find the one box it means.
 
-`from vg_utils import ...` gives what a program or a notebook starts from. Each name is imported when it is first
-asked for, so that importing the package costs nothing. RefScenes and the search for settings have faces of
-their own, `vg_utils.refscenes` and `vg_utils.tuning`.
+`from vg_utils import ...` gives what a program or a notebook starts from. Each name is imported when it is
+first asked for, so that importing the package costs nothing. RefScenes and the search for settings have faces
+of their own, `vg_utils.refscenes` and `vg_utils.tuning`.
 """
 
 from importlib import import_module

@@ -141,7 +141,7 @@ def test_missing_files(tmp_path):
 def test_splits_and_leakage(root):
     instances, refs = small_set()
     assert count_splits(root)["train"] == {"refs": 2, "images": 1, "sentences": 3}
-    assert list(splits(root)) == ["train", "val", "test"]
+    assert list(count_splits(root)) == ["train", "val", "test"]
     assert leakage(root).leaking == []
     write_set(root, instances, [*refs, ref(9, 71, 7, "val", [sentence(9, "the man on the right")])], "google")
     shared = leakage(root)
@@ -358,7 +358,7 @@ def test_real_photographs(split, images, refs, sentences):
     assert len({e.ref_id for x in examples for e in x.expressions}) == refs
     assert sum(len(x.expressions) for x in examples) == sentences
     assert all(load_image(x.image).size == x.size_wh for x in examples[:5])
-    assert splits(PHOTOS)[split] == {"refs": refs, "images": images, "sentences": sentences}
+    assert count_splits(PHOTOS)[split] == {"refs": refs, "images": images, "sentences": sentences}
 
 
 @needs_annotations

@@ -2,8 +2,8 @@
 
 The argument is an object of `config` (a file), `study`, `out`, `storage`, `trials`, `quick` (trainings that
 only look like some) and `killed_in`, a number for each worker: the trial, counted from 1, in which SIGKILL
-comes after its first epoch; 0: never, and then its second trial waits for the others' deaths. As in `tests.training.train_jobs`, imports happen once and every
-worker is a fork.
+comes after its first epoch; 0: never, and then its second trial waits for those that are to die. As in
+`tests.training.train_jobs`, imports happen once and every worker is a fork.
 """
 
 from __future__ import annotations

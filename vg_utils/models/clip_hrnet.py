@@ -52,8 +52,8 @@ class ClipHRNet(GroundingModel):
         return {"vector": self.clip.encode_texts(tokens).pooled}
 
     def forward(self, image_features: Features, text_features: Features, image_index: Tensor) -> Features:
-        # Project: a 1x1 convolution of a vector spread over a grid is that of the vector, spread. The same numbers
-        # for 1/196 of the work; and what depends on the image alone is computed once for each image.
+        # Project. A 1x1 convolution of a vector spread over a grid is the convolution of the vector, spread:
+        # the same numbers for 1/196 of the work. What depends on the image alone is computed once for it.
         image = self.project_image(image_features["vector"][:, :, None, None])  # (B, 128, 1, 1)
         text = self.project_text(text_features["vector"][:, :, None, None])  # (N, 128, 1, 1)
         fine = self.project_map(image_features["map"])  # (B, 64, G, G)

@@ -14,10 +14,10 @@ from torch import Tensor
 from tests.tiny import TOKENIZER, wide_example
 from vg_utils.config import set_fields
 from vg_utils.data import Expression, GroundingExample
+from vg_utils.evaluation.columns import USUAL
 from vg_utils.evaluation.confidence import auroc
 from vg_utils.evaluation.metrics import summarise
 from vg_utils.evaluation.rows import ask, constant_answer, eval_batches, make_rows, predict_rows
-from vg_utils.evaluation.columns import USUAL
 from vg_utils.evaluation.runs import evaluate
 from vg_utils.evaluation.similarity import add_clip_similarity, judge_for
 from vg_utils.models import build_model

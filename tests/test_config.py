@@ -134,7 +134,7 @@ def test_a_recipe_says_how_it_is_run_and_what_to_expect(recipe):
 def test_unknown_preset_names_the_nearest():
     with pytest.raises(ConfigError, match=r"unknown preset 'scene', did you mean 'scenes'\?"):
         preset("scene")
-    with pytest.raises(ConfigError, match="expected one of refcocog, scenes"):
+    with pytest.raises(ConfigError, match="expected one of photos, refcocog, scenes"):
         preset("xyz")
 
 

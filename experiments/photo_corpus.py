@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,16 +15,16 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from vg_utils.boxes import boxes_to_model, to_xyxy
+from vg_utils.data.phrases.writing import split_of
 from vg_utils.data.text import swap_left_right
 from vg_utils.data.transforms import EvalTransform
 
 SMALLEST = 16  # pixels of a box's shorter side; what is smaller cannot be told, even by people
-HELD_OUT = 10  # pictures of a hundred
 
 
 def held_out(file_name: str) -> bool:
-    """Whether a picture is kept for measuring: told by its name, so it is the same everywhere."""
-    return zlib.crc32(file_name.encode()) % 100 < HELD_OUT
+    """Whether an image is kept for measuring: those of val and test of the phrases made from its boxes."""
+    return split_of(file_name) != "train"
 
 
 @dataclass

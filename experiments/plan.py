@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from experiments.detector import ARCHITECTURE, CLASSES
-from vg_utils.config import Config, set_fields
+from vg_utils.config import BOX_LOSSES, Config, set_fields
 from vg_utils.data import GroundingExample
 from vg_utils.presets import preset
 
@@ -76,7 +76,7 @@ SEARCHED = {  # changes that a system is tried with in a search
         {"train__batch_images": 128},
     ),
 }
-LOSSES = ("huber", "l1", "giou", "diou", "ciou")
+LOSSES = tuple(loss for loss in BOX_LOSSES if "+" not in loss)
 LONG = 2.4  # times the minutes of a system, for the flagship that is shipped
 SHARE = 0.35  # of a system's minutes, for what is compared with other runs of that share
 

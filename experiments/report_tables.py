@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 
 from experiments.results import Study
+from vg_utils.evaluation.columns import COLUMNS, NONE
 
-NONE = "-"
 Column = Callable[[dict], str]
 
 
@@ -24,16 +25,13 @@ def scores(study: Study) -> dict[str, Column]:
     """Columns of what a system scored."""
     columns = {
         "system": label(study),
-        "mIoU": lambda r: interval(r, "miou"),
-        "Acc@0.5": lambda r: interval(r, "acc@0.5"),
-        "Acc@0.75": field("acc@0.75", "{:.3f}"),
-        "Acc@0.9": field("acc@0.9", "{:.3f}"),
+        **intervals("miou", "acc@0.5"),
+        **plain("acc@0.75", "acc@0.9"),
         "wrong": lambda r: share(1 - r["acc@0.5"]),
         "x": times_as_often,
         "difference": lambda r: difference(r, "acc@0.5"),
-        "semantic": field("semantic_similarity", "{:.3f}"),
+        **plain("semantic_similarity", *(f"proposal_recall@{k}" for k in (5, 20, "all"))),
     }
-    columns |= {f"R@{k}": field(f"proposal_recall@{k}", "{:.3f}") for k in (5, 20, "all")}
     return columns | {"seeds": seeds}
 
 
@@ -60,12 +58,21 @@ def on_novel(study: Study) -> dict[str, Column]:
 def differences() -> dict[str, Column]:
     """Columns of runs that are compared with another one."""
     return {
-        "mIoU": lambda r: interval(r, "miou"),
-        "Acc@0.5": lambda r: interval(r, "acc@0.5"),
+        **intervals("miou", "acc@0.5"),
         "difference in mIoU": lambda r: difference(r, "miou"),
         "difference in Acc@0.5": lambda r: difference(r, "acc@0.5"),
         "seeds": seeds,
     }
+
+
+def plain(*keys: str) -> dict[str, Column]:
+    """Columns of results as they are called and written everywhere."""
+    return {COLUMNS[key].header: COLUMNS[key].cell for key in keys}
+
+
+def intervals(*keys: str) -> dict[str, Column]:
+    """The same with their intervals over images."""
+    return {COLUMNS[key].header: partial(interval, name=key) for key in keys}
 
 
 def label(study: Study) -> Column:

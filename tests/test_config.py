@@ -18,7 +18,7 @@ from vg_utils.config import (
     nearest,
     set_fields,
 )
-from vg_utils.presets import OVERRIDES, PRESETS, preset, random_init, with_fast
+from vg_utils.presets import OWN_RECIPES, PRESETS, preset, random_init, with_fast
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -116,17 +116,25 @@ def test_presets_are_what_they_say():
     assert preset("refcocog").train.optimizer == "adamw"
 
 
-@pytest.mark.parametrize("key", OVERRIDES)
+@pytest.mark.parametrize("key", OWN_RECIPES)
 def test_models_with_a_recipe_of_their_own_get_it(key):
     name, model = key
     config, usual = preset(name, model), set_fields(preset(name, "text-only"), model__name=model)
-    assert config == set_fields(usual, **OVERRIDES[key]) != usual
+    assert config == set_fields(OWN_RECIPES[key](), model__name=model) != usual
+    assert config.preset == name
+
+
+@pytest.mark.parametrize("recipe", {*PRESETS.values(), *OWN_RECIPES.values()})
+def test_a_recipe_says_how_it_is_run_and_what_to_expect(recipe):
+    said = recipe.__doc__.lower()
+    assert "command: `python -m vg_utils " in said
+    assert all(word in said for word in ("hardware: ", "time", "score"))
 
 
 def test_unknown_preset_names_the_nearest():
     with pytest.raises(ConfigError, match=r"unknown preset 'scene', did you mean 'scenes'\?"):
         preset("scene")
-    with pytest.raises(ConfigError, match="expected one of refcocog, scenes"):
+    with pytest.raises(ConfigError, match="expected one of photos, refcocog, scenes"):
         preset("xyz")
 
 

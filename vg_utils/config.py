@@ -12,12 +12,13 @@ import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from vg_utils.files import write_atomically
 
 Tuning = Literal["frozen", "norms", "last", "lora", "full"]  # see models/finetuning.py
 BoxLoss = Literal["huber", "l1", "giou", "diou", "ciou", "l1+giou"]  # see models/losses.py
+BOX_LOSSES: tuple[str, ...] = get_args(BoxLoss)
 
 
 class ConfigError(ValueError):

@@ -11,6 +11,7 @@ import pandas as pd
 
 from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import DataError, GroundingExample, Report, dataset_name, load_examples, load_image
+from vg_utils.evaluation.columns import USUAL
 from vg_utils.evaluation.runs import Evaluation, evaluate, evaluate_constant, evaluate_detector
 from vg_utils.figures.evaluation import draw_figures
 from vg_utils.figures.pictures import (
@@ -33,7 +34,6 @@ SCENES = {  # what `run --preset scenes` draws where nothing is yet
     "seed": 0,
     "counts": {"val": 200, "test": 300, "novel": 100},
 }
-TABLE = ("mIoU", "95% interval", "Acc@0.5", "Acc@0.75", "Acc@0.9", "semantic", "category", "seconds")
 ALSO_PRINTED = ("proposal", "ece", "aurc", "presence", "n_absent")  # how keys of results start
 
 
@@ -216,18 +216,7 @@ def origin(checkpoint: str | Path) -> str:
 
 def results_table(results: dict[str, dict]) -> str:
     """Results as a table of text."""
-    lines = [f"{'':20}" + "".join(f"{name:>14}" for name in TABLE)]
-    for system, r in results.items():
-        low, high = r["miou_ci95"]
-        interval = "-" if low is None else f"{low:.3f}-{high:.3f}"
-        cells = [_number(r["miou"]), interval]
-        cells += [
-            _number(r[k])
-            for k in ("acc@0.5", "acc@0.75", "acc@0.9", "semantic_similarity", "category_recall", "seconds")
-        ]
-        lines.append(f"{system:20}" + "".join(f"{cell:>14}" for cell in cells))
+    lines = [f"{'':20}" + "".join(f"{column.header:>14}" for column in USUAL)]
+    for system, found in results.items():
+        lines.append(f"{system:20}" + "".join(f"{column.cell(found):>14}" for column in USUAL))
     return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

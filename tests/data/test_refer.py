@@ -15,8 +15,8 @@ from tests.data.samples import (
     write_set,
 )
 from vg_utils.data.examples import AbsentPhrase, BadRecord, DataError, Report, load_image
-from vg_utils.data.refer import corners, leakage, load_refer, splits
-from vg_utils.data.refer_files import read_refs, write_refer
+from vg_utils.data.refer import corners, load_refer
+from vg_utils.data.refer_files import count_splits, leakage, read_refs, write_refer
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_phrases_that_fit_nothing(root):
     assert load_refer(root, "train")[0].absent == (AbsentPhrase("a blue car", 90),)
     assert load_refer(root, "test")[0].absent == (AbsentPhrase("a dog", 91),)
     assert load_refer(root, "val")[0].absent == ()
-    assert splits(root)["train"]["sentences"] == 3, "they are no references"
+    assert count_splits(root)["train"]["sentences"] == 3, "they are no references"
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_missing_files(tmp_path):
 
 def test_splits_and_leakage(root):
     instances, refs = small_set()
-    assert splits(root)["train"] == {"refs": 2, "images": 1, "sentences": 3}
-    assert list(splits(root)) == ["train", "val", "test"]
+    assert count_splits(root)["train"] == {"refs": 2, "images": 1, "sentences": 3}
+    assert list(count_splits(root)) == ["train", "val", "test"]
     assert leakage(root).leaking == []
     write_set(root, instances, [*refs, ref(9, 71, 7, "val", [sentence(9, "the man on the right")])], "google")
     shared = leakage(root)
@@ -358,7 +358,7 @@ def test_real_photographs(split, images, refs, sentences):
     assert len({e.ref_id for x in examples for e in x.expressions}) == refs
     assert sum(len(x.expressions) for x in examples) == sentences
     assert all(load_image(x.image).size == x.size_wh for x in examples[:5])
-    assert splits(PHOTOS)[split] == {"refs": refs, "images": images, "sentences": sentences}
+    assert count_splits(PHOTOS)[split] == {"refs": refs, "images": images, "sentences": sentences}
 
 
 @needs_annotations

@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.tiny import TOKENIZER, wide_example
 from vg_utils.config import set_fields
 from vg_utils.data import Expression, GroundingExample
+from vg_utils.evaluation.columns import USUAL
 from vg_utils.evaluation.confidence import auroc
 from vg_utils.evaluation.metrics import summarise
 from vg_utils.evaluation.rows import ask, constant_answer, eval_batches, make_rows, predict_rows
@@ -277,6 +278,7 @@ def test_results_of_a_model(tiny_config):
     keys = "model dataset split n_images n_expressions miou miou_ci95 acc@0.5 acc@0.75 acc@0.9 "
     keys += "semantic_similarity text_similarity category_recall seconds"
     assert set(keys.split()) <= results.keys()
+    assert {column.key for column in USUAL} <= results.keys()
     assert (results["model"], results["dataset"], results["split"]) == ("clip-hrnet", "RefScenes", "test")
     assert results["n_images"] == 4
     assert results["n_expressions"] == len(rows) == sum(len(e.expressions) for e in examples)

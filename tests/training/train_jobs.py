@@ -43,6 +43,7 @@ def forked(job: dict, rank: int, processes: int, port: int) -> int:
     if processes > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+        os.environ["OMP_NUM_THREADS"] = "1"  # accelerate would give each two, which then fight over the cores
     status = 1
     try:
         train(job)

@@ -2,8 +2,8 @@
 
 The argument is an object of `config` (a file), `study`, `out`, `storage`, `trials`, `quick` (trainings that
 only look like some) and `killed_in`, a number for each worker: the trial, counted from 1, in which SIGKILL
-comes after its first epoch; 0: never. As in `tests.training.train_jobs`, imports happen once and every
-worker is a fork.
+comes after its first epoch; 0: never, and then its second trial waits for those that are to die. As in
+`tests.training.train_jobs`, imports happen once and every worker is a fork.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def told(study: optuna.Study) -> list[tuple]:
     return [(t.number, t.state, t.values, t.params, t.user_attrs.get("curve")) for t in study.trials]
 
 
-def killed_in(number: int, fit):
-    """`fit`, but this process does not survive the first epoch of its `number`th call."""
+def killed_in(number: int, fit, dying: Path):
+    """`fit`, but this process dies after the first epoch of its `number`th call, and says so by a file."""
     calls = 0
 
     def fit_or_die(*args, on_epoch, **kwargs):
@@ -65,6 +65,7 @@ def killed_in(number: int, fit):
         def then_die(epoch: dict) -> None:
             on_epoch(epoch)
             if calls == number:
+                dying.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 
         return fit(*args, on_epoch=then_die, **kwargs)
@@ -72,21 +73,41 @@ def killed_in(number: int, fit):
     return fit_or_die
 
 
-def work(job: dict, number: int) -> None:
+def after(dying: list[Path], fit):
+    """`fit`, but the second call waits for these files: who is fast leaves trials for those to be killed."""
+    calls = 0
+
+    def fit_later(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        while calls == 2 and not all(file.exists() for file in dying):
+            time.sleep(0.05)
+        return fit(*args, **kwargs)
+
+    return fit_later
+
+
+def work(job: dict, worker: int) -> None:
     if job["quick"]:
         tuning.fit, tuning.fill_cache = quick_fit, lambda config, progress: {}
-    tuning.fit = killed_in(number, tuning.fit)
+    dying = {
+        i: Path(job["config"]).with_name(f"dying-{i}") for i, number in enumerate(job["killed_in"]) if number
+    }
+    if worker in dying:
+        tuning.fit = killed_in(job["killed_in"][worker], tuning.fit, dying[worker])
+    else:
+        tuning.fit = after([*dying.values()], tuning.fit)
     config = Config.load(Path(job["config"]))
     tuning.tune(config, job["study"], job["out"], job["storage"], job["trials"], report=False, progress=False)
 
 
-def forked(job: dict, number: int) -> int:
+def forked(job: dict, worker: int) -> int:
     pid = os.fork()
     if pid:
         return pid
     status = 1
     try:
-        work(job, number)
+        work(job, worker)
         status = 0
     finally:
         sys.stderr.flush()
@@ -98,9 +119,9 @@ def main() -> None:
     global QUICK_SECONDS
     torch.set_num_threads(1)
     QUICK_SECONDS, tuning.POLL_SECONDS, tuning_storage.HEARTBEAT_SECONDS = 0.02, 0.2, 1
-    tuning_storage.MISSED_BEATS = 3
+    tuning_storage.MISSED_BEATS = 10  # a busy machine may well be late by some
     job = json.loads(sys.argv[1])
-    pids = [forked(job, number) for number in job["killed_in"]]
+    pids = [forked(job, worker) for worker in range(len(job["killed_in"]))]
     print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]))
 
 

@@ -35,18 +35,14 @@ from vg_utils.data.refer_files import (
     annotation_folder,
     choose_partition,
     find_picture,
-    leakage,
     picture_name,
     read_absent,
     read_instances,
     read_refs,
     require_keys,
     split_names,
-    splits,
 )
 from vg_utils.data.text import clean_text
-
-__all__ = ["build_examples", "corners", "leakage", "load_refer", "splits"]
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The files of RefCOCO, RefCOCO+ and RefCOCOg: finding, reading and writing them, without interpreting them.
 
 `refer.py` says what the files mean. Here is also what can be told from the references alone: how large the
-splits are (`splits`) and whether they share pictures (`leakage`).
+splits are (`count_splits`) and whether they share pictures (`leakage`).
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def split_names(refs: Iterable[Record]) -> list[str]:
     return [name for name in _SPLIT_ORDER if name in names] + sorted(names.difference(_SPLIT_ORDER))
 
 
-def splits(root: str | Path, partition: str | None = None) -> dict[str, dict[str, int]]:
+def count_splits(root: str | Path, partition: str | None = None) -> dict[str, dict[str, int]]:
     """For each split the number of `refs`, `images` and `sentences`, from the references alone."""
     folder = annotation_folder(root)
     refs = read_refs(folder / f"refs({choose_partition(folder, partition)}).p")

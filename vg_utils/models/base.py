@@ -1,8 +1,8 @@
-"""The shape of every grounding model here: encode each picture once, each phrase once, then fuse.
+"""The shape of every grounding model here: encode each image once, each phrase once, then fuse.
 
-A referring-expression data set has about 3.7 phrases a picture. Encoding pictures by themselves means that a
+A referring-expression data set has about 3.7 phrases an image. Encoding images by themselves means that a
 training step runs the image backbone once for them all, that the encodings of frozen backbones can be written
-to disk, and that a demo answers the second question about a picture at the cost of the head alone.
+to disk, and that a demo answers the second question about an image at the cost of the head alone.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ Features = dict[str, Tensor]
 
 
 class GroundingModel(nn.Module):
-    """Picture and phrase in, one box and its score out. Subclasses write the four steps.
+    """Image and phrase in, one box and its score out. Subclasses write the four steps.
 
     Attributes:
         loss_weights: weight of each loss that `losses` names; they come from the config.
-        learns_presence: whether it also learns from phrases that fit nothing in the picture. Their rows
+        learns_presence: whether it also learns from phrases that fit nothing in the image. Their rows
             of true boxes are zeros, and `forward` returns `presence` (N,) in [0, 1].
         parts: the fields of `ModelConfig`, beside `clip`, whose settings it reads.
     """
@@ -42,7 +42,7 @@ class GroundingModel(nn.Module):
         raise NotImplementedError
 
     def forward(self, image_features: Features, text_features: Features, image_index: Tensor) -> Features:
-        """Fuse. Row i of the phrases belongs to picture `image_index[i]`.
+        """Fuse. Row i of the phrases belongs to image `image_index[i]`.
 
         Returns:
             at least `boxes_cxcywh` (N, 4) in [0, 1] of the model's square input and `score` (N,) in [0, 1].
@@ -54,7 +54,7 @@ class GroundingModel(nn.Module):
         raise NotImplementedError
 
     def predict(self, images: Tensor | Features, texts: Tensor | Features, image_index: Tensor) -> Features:
-        """The three steps in a row, from pictures and tokens or, where a cache has them, their features."""
+        """The three steps in a row, from images and tokens or, where a cache has them, their features."""
         image_features = images if isinstance(images, dict) else self.encode_images(images)
         text_features = texts if isinstance(texts, dict) else self.encode_texts(texts)
         return self(image_features, text_features, image_index)

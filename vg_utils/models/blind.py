@@ -1,7 +1,7 @@
 """Baselines that do not look: a constant box, and a box read off the phrase alone.
 
 A grounding score means nothing beside zero; it means something beside these. On RefCOCOg's test split
-the best constant box overlaps a quarter of the picture with every answer.
+the best constant box overlaps a quarter of the image with every answer.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from vg_utils.models.losses import box_loss_weights, box_losses
 def fit_constant_box(
     examples: Sequence[GroundingExample], step: float = 0.005
 ) -> tuple[float, float, float, float]:
-    """The one box with the highest mean IoU over all expressions, in shares (x1, y1, x2, y2) of each picture.
+    """The one box with the highest mean IoU over all expressions, in shares (x1, y1, x2, y2) of each image.
 
-    Coordinate ascent from the median box, with steps that shrink to `step` of the picture's side.
+    Coordinate ascent from the median box, with steps that shrink to `step` of the image's side.
     """
     sides = [e.size_wh * 2 for e in examples for _ in e.expressions]
     boxes = torch.tensor([x.box_xyxy for e in examples for x in e.expressions]) / torch.tensor(

@@ -136,7 +136,7 @@ def ship(run_dir: Path, directory: Path, tokens: Iterable[int] | None = None, sm
     packed = pack_tensors(tensors, tokens, smallest)
     save_file(packed, directory / "checkpoint" / "model.safetensors", metadata=metadata)
     config = Config.load(run_dir / "config.json")
-    home = DataConfig()  # where the pictures lay was a matter of the machine that trained
+    home = DataConfig()  # where the images lay was a matter of the machine that trained
     config = replace(config, data=replace(config.data, root=home.root, features=home.features))
     config.save(directory / "config.json")
 
@@ -194,7 +194,7 @@ def omitted(model: GroundingModel) -> dict[str, set[str]]:
 def fingerprint(module: nn.Module, names: set[str] | None = None) -> str:
     """SHA-256 of names, shapes and values (rounded to float16) of `names`, by default of what is frozen.
 
-    Positions of a picture's cells are left out: they are interpolated to the size of the input, and the last
+    Positions of an image's cells are left out: they are interpolated to the size of the input, and the last
     bits of that differ from one torch, or processor, to the next.
 
     RN50 and HRNet take half a second, and every save asks. So they are hashed again only where torch has

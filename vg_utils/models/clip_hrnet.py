@@ -52,11 +52,13 @@ class ClipHRNet(GroundingModel):
         return {"vector": self.clip.encode_texts(tokens).pooled}
 
     def forward(self, image_features: Features, text_features: Features, image_index: Tensor) -> Features:
-        # A 1x1 convolution of a vector spread over a grid is the convolution of the vector, spread: the same
-        # numbers for 1/196 of the work. What depends on the picture alone is computed once for each picture.
+        # Project. A 1x1 convolution of a vector spread over a grid is the convolution of the vector, spread:
+        # the same numbers for 1/196 of the work. What depends on the image alone is computed once for it.
         image = self.project_image(image_features["vector"][:, :, None, None])  # (B, 128, 1, 1)
         text = self.project_text(text_features["vector"][:, :, None, None])  # (N, 128, 1, 1)
         fine = self.project_map(image_features["map"])  # (B, 64, G, G)
+
+        # Fuse: the vectors spread over the grid, beside the map
         grid = (-1, -1, self.grid, self.grid)
         fused = torch.cat(
             [
@@ -66,6 +68,8 @@ class ClipHRNet(GroundingModel):
             ],
             dim=1,
         )  # (N, 320, G, G)
+
+        # Shrink to one vector, and read the box off it
         vector = self.reduce(fused).flatten(1)  # (N, 256)
         return {
             "boxes_cxcywh": self.box_head(vector).float().sigmoid(),  # (N, 4)

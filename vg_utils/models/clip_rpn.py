@@ -1,6 +1,6 @@
 """`clip-rpn-concat` and `clip-rpn-attention`, of the ClipRPN project: text fused into CLIP's map, proposals.
 
-CLIP's last feature map is computed once for each picture. For each phrase its text is fused into that map, by
+CLIP's last feature map is computed once for each image. For each phrase its text is fused into that map, by
 concatenation or by attention, and a region proposal network finds boxes on the result: the proposal with the
 highest objectness is the answer, its objectness the score.
 """
@@ -33,7 +33,7 @@ class ConcatFusion(nn.Module):
     def forward(self, maps: Tensor, text: Features, image_index: Tensor) -> Tensor:
         """Maps (B, C, h, w) and text vectors (N, D) -> fused maps (N, channels, h, w)."""
         # A 1x1 convolution of a concatenation is the sum of two: of the map, the same for all phrases of a
-        # picture, and of the text, the same at all positions. The project computes both at each position of
+        # image, and of the text, the same at all positions. The project computes both at each position of
         # each phrase; the sum is the same number.
         of_map, of_text = self.conv.weight.flatten(1).split([maps.shape[1], text["pooled"].shape[1]], dim=1)
         seen = F.conv2d(maps, of_map[:, :, None, None], self.conv.bias)  # (B, channels, h, w)
@@ -45,7 +45,7 @@ class AttentionFusion(nn.Module):
     """Positions of the map ask, the text answers: a transformer layer of cross-attention and feed-forward.
 
     The project's text is the one pooled vector (`attend_to="pooled"`). The softmax over one key is 1 whatever
-    the query, so the attention adds the same vector at every position of every picture, and the weights that
+    the query, so the attention adds the same vector at every position of every image, and the weights that
     make queries and keys never learn: it is a sum, not attention. `attend_to="tokens"` gives it the words.
 
     Args:
@@ -102,7 +102,7 @@ class AttentionFusion(nn.Module):
 class ClipRPN(GroundingModel):
     """What the two systems share; they differ in `fusion_type`.
 
-    Shapes with the default configuration (RN50 at 224): a 2048x7x7 map a picture, text vectors of 1024 and
+    Shapes with the default configuration (RN50 at 224): a 2048x7x7 map an image, text vectors of 1024 and
     length 1 (or tokens of 512), a fused 2048x7x7 map and 735 anchors a phrase.
     """
 
@@ -140,9 +140,12 @@ class ClipRPN(GroundingModel):
             anchors; outside training also `proposals_cxcywh` (N, K, 4) and `proposal_scores` (N, K), the best
             first, filled up with zeros.
         """
+        # Fuse the phrase into the map, and score and move the anchors on it
         fused = self.fusion(image_features["map"], text_features, image_index)  # (N, channels, h, w)
         logits, deltas = self.proposals(fused)
         outputs = {"objectness": logits, "deltas": deltas}
+
+        # Answer with the best proposal
         if self.training:  # only the curves look at these boxes: the suppression would not change the best
             boxes, scores = self.proposals.best(logits, deltas)
         else:

@@ -1,6 +1,6 @@
 """`dense-grounder`, the flagship: a phrase is read into a dense map, and every cell says where the box is.
 
-A picture's map is encoded once. For each phrase a few conditioned blocks work on a copy of its cells: the
+An image's map is encoded once. For each phrase a few conditioned blocks work on a copy of its cells: the
 phrase scales and shifts the channels of a convolution (FiLM, Perez et al. 2018), which finds what it names;
 then cells attend to each other and to the words, which settles relations and order. Every cell says whether
 it lies in the box and how far the four sides are (as in FCOS, Tian et al. 2019), and the box is the mean of
@@ -38,7 +38,7 @@ FREQUENCIES = 4  # of the sines that tell a cell its place
 class DenseGrounder(PyramidModel):
     """Text-conditioned dense regression.
 
-    Shapes with the default configuration (RN50 and HRNet-W18 at 224): a merged map of 256x14x14 a picture,
+    Shapes with the default configuration (RN50 and HRNet-W18 at 224): a merged map of 256x14x14 an image,
     text vectors of 1024 and up to 77 tokens of 512; 196 conditioned cells of 256 a phrase.
 
     Attributes:
@@ -88,34 +88,44 @@ class DenseGrounder(PyramidModel):
 
         Returns:
             `boxes_cxcywh` (N, 4); `score` (N,), predicted IoU; `presence` (N,), probability that the phrase
-            fits anything in the picture; `heatmap` (N, G, G), probability of each cell to lie in the box.
+            fits anything in the image; `heatmap` (N, G, G), probability of each cell to lie in the box.
             For the losses also `score_logit` and `presence_logit`, before temperature, and of each of the K
             blocks `heatmap_logits` (N, K, G, G) and what each cell says, `cells_cxcywh` (N, K, P, 4).
         """
+        # Once an image: merge the levels, tell each cell its place
         maps = self.pyramid(image_features)  # (B, C, G, G)
         if self.place is not None:
             maps = maps + self.place(self.places)
-        pooled, words, padding = self._read_phrase(text_features)
         cells = maps.flatten(2).transpose(1, 2)  # (B, P, C), P = G * G
+
+        # Once a phrase: read it into the cells, block by block, and let every block's cells answer
+        pooled, words, padding = self._read_phrase(text_features)
         steps = []
         for number, block in enumerate(self.blocks):
             prepared = block.prepare(cells)
-            if number == 0:  # no phrase has come in so far: once for each picture
+            if number == 0:  # no phrase has come in so far: once for each image
                 cells, prepared = (per_expression(x, image_index) for x in (cells, prepared))  # (N, P, C)
             cells = block(cells, prepared, pooled, words, padding)
             seen = self.norm(cells)
             steps.append(self.cell(seen))  # (N, P, 5)
+
+        # What each cell says: whether it is in the box, and the box that it sees
         steps = torch.stack(steps, dim=1).float()  # (N, K, P, 5)
         logits, sides = steps[..., 0], F.softplus(steps[..., 1:])
         corners = torch.cat([self.centres - sides[..., :2], self.centres + sides[..., 2:]], dim=3)
-        weights = logits[:, -1].softmax(dim=1)  # (N, P): the last block answers
+
+        # The box: the mean of the last block's cells, weighted by how sure each is to lie inside
+        weights = logits[:, -1].softmax(dim=1)  # (N, P)
         if self.agreement and not self.training:  # of two things that may be meant, not what lies between
             weights = agreeing(corners[:, -1], weights, self.agreement)
         boxes = to_cxcywh((corners[:, -1] * weights[..., None]).sum(1))  # (N, 4)
+
+        # The verdict on all of it: how well does the box fit, and does the phrase fit anything
         found = (weights[:, None].to(seen.dtype) @ seen)[:, 0]  # (N, C): what is where the box is
         summary = [found.float(), seen.amax(1).float(), pooled.float(), logits[:, -1].amax(1, keepdim=True)]
         verdict = self.judge(torch.cat(summary, dim=1)).float()  # (N, 2)
         score, presence = (verdict / self.temperatures).sigmoid().unbind(1)
+
         heatmap_logits = logits.unflatten(2, self.places.shape[1:])
         return {
             "boxes_cxcywh": boxes,
@@ -187,7 +197,7 @@ class ConditionedBlock(nn.Module):
         self.dropout = nn.Dropout(head.dropout)
 
     def prepare(self, cells: Tensor) -> Tensor:
-        """Cells (N, P, C), of phrases or of pictures -> what a phrase will scale and shift (N, P, C)."""
+        """Cells (N, P, C), of phrases or of images -> what a phrase will scale and shift (N, P, C)."""
         return self.norm_film(self.mix(self.norm_in(cells)))
 
     def forward(
@@ -205,14 +215,17 @@ class ConditionedBlock(nn.Module):
         Returns:
             cells (N, P, C).
         """
-        # Which words matter in this step depends on the phrase and on what the cells hold by now.
+        # Choose words. Which matter in this step depends on the phrase and on what the cells hold by now.
         question = self.ask(torch.cat([pooled, cells.mean(1)], dim=1))[:, None]  # (N, 1, C)
         answer = self.read(question, words, padding)[:, 0]
+
+        # Look nearby: the phrase scales and shifts what a convolution sees
         scale, shift = self.film(answer + pooled)[:, None].chunk(2, dim=2)  # (N, 1, C) each
         y = F.relu(torch.addcmul(shift, prepared, 1 + scale))
         y = self.look_nearby(y.transpose(1, 2).unflatten(2, (self.grid, self.grid)))  # (N, C, G, G)
         cells = cells + y.flatten(2).transpose(1, 2)
 
+        # Look everywhere: cells attend to each other and to the words
         queries = self.norm_attention(cells)
         keys = torch.cat([queries, words], dim=1)  # (N, P + L, C)
         if padding is not None:

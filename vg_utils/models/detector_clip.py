@@ -32,13 +32,13 @@ PICTURES_AT_ONCE = 16  # whose proposals go through CLIP together
 
 
 class Looked(NamedTuple):
-    """What is kept of a picture: its proposals and their unit vectors."""
+    """What is kept of an image: its proposals and their unit vectors."""
 
     boxes_xyxy: Tensor  # (n, 4) in original pixels; n may be 0
     size_wh: tuple[int, int]
     crops: Tensor  # (n, D)
     contexts: (
-        Tensor  # (n, D), of the picture blurred around each proposal; (0, D) where the mode has no use for it
+        Tensor  # (n, D), of the image blurred around each proposal; (0, D) where the mode has no use for it
     )
 
 
@@ -48,7 +48,7 @@ class Answers(NamedTuple):
     boxes_xyxy: Tensor  # (N, 4) in original pixels
     scores: Tensor  # (N,) in [0, 1]
     proposal_iou: (
-        Tensor  # (N,) best IoU of any proposal (of the whole picture, if there was none) with the truth
+        Tensor  # (N,) best IoU of any proposal (of the whole image, if there was none) with the truth
     )
 
 
@@ -56,7 +56,7 @@ class DetectorClip:
     """Proposals ranked by CLIP, with the same two calls as `Grounder`.
 
     The modes (`model.detector-clip.mode`), with c the unit vector of a proposal's crop, b that of the whole
-    picture with everything else blurred, s that of the phrase and n that of its head noun phrase:
+    image with everything else blurred, s that of the phrase and n that of its head noun phrase:
 
     - `crop`: cos(c, s), as in the ClipRPN project;
     - `crop+blur`: the mean of cos(c, s) and cos(b, s) (ReCLIP, Subramanian et al. 2022, section 4.1);
@@ -65,11 +65,11 @@ class DetectorClip:
 
     A score is the winner's share of a softmax over the proposals at CLIP's own temperature, times the factors
     of the spatial prior (see `spatial.log_factor`): the probability that it is this proposal, given that it
-    is one of them. Without a proposal the answer is the whole picture, with score 0.
+    is one of them. Without a proposal the answer is the whole image, with score 0.
 
     Args:
         source: where proposals come from; see `detectors.py` for what that means for results.
-        clip: the judge of pictures and phrases.
+        clip: the judge of images and phrases.
         config: which mode, prior and weights, and the side of CLIP's input.
         device: where CLIP runs.
     """
@@ -86,7 +86,7 @@ class DetectorClip:
         self._looked: Looked | None = None
 
     def set_image(self, image: Image.Image | Path | str, boxes_xyxy: Tensor | None = None) -> DetectorClip:
-        """Find and encode the proposals of a picture, or encode those given (n, 4); returns self.
+        """Find and encode the proposals of an image, or encode those given (n, 4); returns self.
 
         Raises:
             DataError: a file that is missing or does not decode.
@@ -99,10 +99,10 @@ class DetectorClip:
         return self
 
     def ground(self, phrases: Sequence[str] | str) -> list[Prediction]:
-        """The box of each phrase in the picture that was set last.
+        """The box of each phrase in the image that was set last.
 
         Raises:
-            ValueError: no picture was set.
+            ValueError: no image was set.
             DataError: a phrase is empty.
         """
         phrases = [phrases] if isinstance(phrases, str) else list(phrases)
@@ -138,9 +138,9 @@ class DetectorClip:
 
     @torch.inference_mode()
     def _look(self, pictures: Sequence[Image.Image], proposals: Sequence[Tensor]) -> list[Looked]:
-        """Encode all proposals of all pictures together."""
+        """Encode all proposals of all images together."""
         size, settings = self.config.image_size, self.config.detector_clip
-        views: list[Tensor] = []  # for each picture its n crops, then its n blurred selves
+        views: list[Tensor] = []  # for each image its n crops, then its n blurred selves
         for picture, boxes in zip(pictures, proposals, strict=True):
             views.append(crop_regions(picture, boxes, size))
             if settings.mode != "crop":
@@ -157,7 +157,7 @@ class DetectorClip:
 
     @torch.inference_mode()
     def _choose(self, asked: Sequence[tuple[Looked, list[str]]]) -> tuple[Tensor, Tensor]:
-        """boxes_xyxy (N, 4) and scores (N,) of all phrases of all pictures; each text is embedded once."""
+        """boxes_xyxy (N, 4) and scores (N,) of all phrases of all images; each text is embedded once."""
         parsed = {text: parse_phrase(text) for _, texts in asked for text in texts}
         needed = [*parsed]
         for phrase in parsed.values():
@@ -178,7 +178,7 @@ class DetectorClip:
         return torch.cat(boxes), torch.cat(scores)
 
     def _rank(self, looked: Looked, text: str, parsed: Parsed, vectors: dict[str, Tensor]) -> Tensor:
-        """Probability (n,) of each proposal of a picture for one phrase."""
+        """Probability (n,) of each proposal of an image for one phrase."""
         settings, temperature = self.config.detector_clip, self.clip.logit_scale.exp().cpu()
         sentence = vectors[text]
         if settings.mode == "crop":
@@ -210,7 +210,7 @@ def build_detector_clip(config: ModelConfig, device: torch.device | str = "cpu")
 
 
 def blur_around(picture: Image.Image, boxes_xyxy: Tensor, size: int, blur: float) -> Tensor:
-    """The whole picture, letterboxed, once for each box, sharp inside the box and blurred everywhere else.
+    """The whole image, letterboxed, once for each box, sharp inside the box and blurred everywhere else.
 
     Args:
         picture: the original.
@@ -240,5 +240,5 @@ def blur_around(picture: Image.Image, boxes_xyxy: Tensor, size: int, blur: float
 
 
 def _whole(size_wh: tuple[int, int]) -> Tensor:
-    """The box of a whole picture, (1, 4)."""
+    """The box of a whole image, (1, 4)."""
     return torch.tensor([[0, 0, *size_wh]], dtype=torch.float32)

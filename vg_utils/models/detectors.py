@@ -1,10 +1,10 @@
 """Where `detector-clip` gets its proposals: a torchvision detector, YOLO, or the annotations themselves.
 
-Every source has `propose(pictures, examples)`: boxes_xyxy (n, 4) in original pixels for each picture, the
+Every source has `propose(pictures, examples)`: boxes_xyxy (n, 4) in original pixels for each image, the
 surest first. Classes are dropped: CLIP says what is in a box.
 
-Three things to know when reading results. A detector trained on COCO has seen RefCOCOg's test pictures with
-all their boxes, so its proposals are better there than on new pictures. `oracle` proposes the true boxes, and
+Three things to know when reading results. A detector trained on COCO has seen RefCOCOg's test images with
+all their boxes, so its proposals are better there than on new images. `oracle` proposes the true boxes, and
 measures CLIP's choice alone. And `ultralytics` (YOLO) is AGPL-3.0, unlike this project and torchvision's
 detectors: whoever installs it and serves results with it takes on that licence.
 """
@@ -31,9 +31,9 @@ from vg_utils.models.backbones import WeightsError
 from vg_utils.models.shipped import load_shipped
 
 PICTURES_AT_ONCE = 8  # of one size, through a detector
-LONGEST_SIDE = 1600  # pixels that a detector is shown; most shrink a picture to 1333 or fewer themselves
+LONGEST_SIDE = 1600  # pixels that a detector is shown; most shrink an image to 1333 or fewer themselves
 MOST_ELONGATED = (
-    16  # a picture longer than this is stretched, or detectors would shrink its short side to nothing
+    16  # an image longer than this is stretched, or detectors would shrink its short side to nothing
 )
 SEEN = "a detector trained on COCO has seen RefCOCOg's test pictures"
 
@@ -50,7 +50,7 @@ class ProposalSource(Protocol):
     def propose(
         self, pictures: Sequence[Image.Image], examples: Sequence[GroundingExample] | None = None
     ) -> list[Tensor]:
-        """float32 boxes_xyxy (n, 4) in original pixels for each picture, on the CPU, the surest first."""
+        """float32 boxes_xyxy (n, 4) in original pixels for each image, on the CPU, the surest first."""
         ...
 
 
@@ -74,7 +74,7 @@ class TorchvisionDetector:
     def propose(
         self, pictures: Sequence[Image.Image], examples: Sequence[GroundingExample] | None = None
     ) -> list[Tensor]:
-        """See `ProposalSource`. Pictures of one size go together: padding would change what is found."""
+        """See `ProposalSource`. Images of one size go together: padding would change what is found."""
         fitted = [fit_picture(picture) for picture in pictures]
         by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
         for i, picture in enumerate(fitted):
@@ -139,7 +139,7 @@ class YoloDetector:
 
 
 class Oracle:
-    """All annotated boxes of a picture; where there are none, those that its expressions mean."""
+    """All annotated boxes of an image; where there are none, those that its expressions mean."""
 
     name = "oracle"
 
@@ -213,7 +213,7 @@ def select_proposals(
 
 
 def fit_picture(picture: Image.Image) -> Image.Image:
-    """A picture that any detector can take: RGB, not too large, not thinner than `MOST_ELONGATED`."""
+    """An image that any detector can take: RGB, not too large, not thinner than `MOST_ELONGATED`."""
     width, height = picture.size
     scale = min(1.0, LONGEST_SIDE / max(width, height))
     width, height = max(1, round(width * scale)), max(1, round(height * scale))

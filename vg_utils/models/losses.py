@@ -1,6 +1,6 @@
 """The losses that several models share: of boxes, and of maps that say which cells lie in the box.
 
-A phrase that fits nothing in the picture has a target box of zeros; its row counts in no loss of boxes.
+A phrase that fits nothing in the image has a target box of zeros; its row counts in no loss of boxes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vg_utils.boxes import paired_iou, to_xyxy
 from vg_utils.config import BoxLoss, ConfigError
 
 L1_WEIGHT, IOU_WEIGHT = 5.0, 2.0  # DETR's (Carion et al. 2020, section A.4), as TransVG's in ratio
-MIN_SIDE = 1e-4  # shares of the picture: a thinner box has no complete IoU
+MIN_SIDE = 1e-4  # shares of the image: a thinner box has no complete IoU
 
 _OVERLAPS = {
     "giou": generalized_box_iou_loss,  # Rezatofighi et al. 2019
@@ -48,7 +48,7 @@ def box_losses(kind: BoxLoss, boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor,
         kind: "huber", "l1", "giou", "diou", "ciou", or several joined by +.
         boxes_cxcywh: (N, 4) predictions in [0, 1].
         target_boxes_cxcywh: (N, 4); rows of zeros are left out.
-        delta: where the Huber loss turns from squares to absolute values, in units of the picture's side.
+        delta: where the Huber loss turns from squares to absolute values, in units of the image's side.
 
     Returns:
         scalars, finite for any finite input, zero if no row has a box.

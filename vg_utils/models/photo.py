@@ -1,4 +1,4 @@
-"""A backbone for photographs: EfficientNet-Lite for pictures, MiniLM for phrases, in one space.
+"""A backbone for photographs: EfficientNet-Lite for images, MiniLM for phrases, in one space.
 
 Where RefScenes' CLIP knows some hundred words, this one has a meaning for any: MiniLM (Wang et al. 2020; with
 the weights of Sentence-BERT's authors, Reimers & Gurevych 2019) read a billion pairs of sentences,

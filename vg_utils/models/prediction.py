@@ -13,11 +13,11 @@ class Prediction:
 
     Attributes:
         phrase: as it was asked.
-        box_xyxy: corners in pixels of the original picture, inside it.
+        box_xyxy: corners in pixels of the original image, inside it.
         score: the model's confidence in [0, 1]; what it means is the model's (see its docstring).
-        presence: probability that the phrase fits anything in the picture; None where the model cannot say.
+        presence: probability that the phrase fits anything in the image; None where the model cannot say.
         heatmap: float32 (H, W) in [0, 1], where the model sees what the phrase means; a coarse map of the
-            whole picture, without the letterbox's padding, H / W about as its sides. None where it has none.
+            whole image, without the letterbox's padding, H / W about as its sides. None where it has none.
             Two predictions may be equal whatever their maps.
     """
 

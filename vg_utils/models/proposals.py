@@ -22,7 +22,7 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 from vg_utils.config import ClipRPNConfig
 from vg_utils.models.base import Features
 
-ANCHOR_FRAME = 640  # pixels: the side of the picture that the anchor sizes of the config are meant for
+ANCHOR_FRAME = 640  # pixels: the side of the image that the anchor sizes of the config are meant for
 
 
 class ProposalNetwork(nn.Module):
@@ -89,7 +89,7 @@ class ProposalNetwork(nn.Module):
         return F.pad(boxes, (0, 0, 0, missing)), F.pad(scores, (0, missing))
 
     def _decode(self, deltas: Tensor, anchor: Tensor) -> Tensor:
-        """Deltas (N, A, 4) of the chosen anchors (N, R) -> boxes_xyxy (N, R, 4), clipped to the picture."""
+        """Deltas (N, A, 4) of the chosen anchors (N, R) -> boxes_xyxy (N, R, 4), clipped to the image."""
         chosen = deltas.detach().take_along_dim(anchor[..., None], dim=1)  # (N, R, 4)
         boxes = self.rpn.box_coder.decode_single(chosen.flatten(0, 1), self.anchors[anchor].flatten(0, 1))
         return clip_boxes_to_image(boxes.view_as(chosen), self.shape)

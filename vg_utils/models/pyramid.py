@@ -1,7 +1,7 @@
 """The map that `dense-grounder` and `transvg` look at: levels of CLIP and HRNet, merged into one.
 
-The levels are what the backbones make of a picture, so they can be cached where those are frozen. Merging
-them is learned; it runs once for each picture of a batch, however many phrases refer into it.
+The levels are what the backbones make of an image, so they can be cached where those are frozen. Merging
+them is learned; it runs once for each image of a batch, however many phrases refer into it.
 """
 
 from __future__ import annotations

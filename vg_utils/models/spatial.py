@@ -176,7 +176,7 @@ def head_noun_phrase(text: str) -> str:
 def comparisons(kind: str, boxes_xyxy: Tensor, size_wh: tuple[int, int]) -> Tensor:
     """Whether box i is more left (right, higher, ...) than box j: bool (n, n) of boxes (n, 4).
 
-    Centres are compared for places, areas for sizes; "middle" is nearer to the middle of the picture, in
+    Centres are compared for places, areas for sizes; "middle" is nearer to the middle of the image, in
     shares of its sides.
     """
     centre_x, centre_y = to_cxcywh(boxes_xyxy)[:, :2].unbind(1)  # (n,) each

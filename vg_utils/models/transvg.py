@@ -1,7 +1,7 @@
 """`transvg`, the published rival: all image and text tokens and a [REG] token through a transformer.
 
 TransVG (Deng et al. 2021, section 3.2) with CLIP's features, as in CLIP-VG (Xiao et al. 2023), on the map of
-`dense-grounder`. Nothing but the backbone is shared between the phrases of a picture.
+`dense-grounder`. Nothing but the backbone is shared between the phrases of an image.
 """
 
 from __future__ import annotations
@@ -51,14 +51,19 @@ class TransVG(PyramidModel):
         return self.clip.encode_texts(tokens).words()
 
     def forward(self, image_features: Features, text_features: Features, image_index: Tensor) -> Features:
+        # Tokens of one width: cells of the map, and words
         maps = self.project_image(self.pyramid(image_features))  # (B, C, G, G)
         cells = per_expression(maps.flatten(2).transpose(1, 2), image_index)  # (N, G * G, C)
         words = self.project_words(text_features["tokens"])  # (N, L, C)
+
+        # One sequence a phrase: [REG], words, cells, each with its place
         count, length = len(words), words.shape[1]
         place_reg, place_words, place_cells = self.positions.split([1, MAX_WORDS, cells.shape[1]], dim=1)
         reg = (self.reg + place_reg).expand(count, -1, -1)  # (N, 1, C)
         tokens = torch.cat([reg, words + place_words[:, :length], cells + place_cells], dim=1)
         tokens = tokens.to(words.dtype)  # under autocast half of what the parameters made them
+
+        # The transformer, blind to padding; the box is read off [REG]
         seen = torch.ones((count, 1), device=words.device)
         mask = torch.cat([seen, text_features["mask"].float(), seen.expand(-1, cells.shape[1])], dim=1)
         vector = self.encoder(tokens, src_key_padding_mask=mask < 0.5)[:, 0]  # (N, C), of [REG]

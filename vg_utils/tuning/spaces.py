@@ -18,9 +18,7 @@ from typing import Any
 
 from optuna.trial import BaseTrial
 
-from vg_utils.config import Config, ConfigError, nearest, set_fields
-
-BOX_LOSSES = ("huber", "l1", "giou", "diou", "ciou", "l1+giou")
+from vg_utils.config import BOX_LOSSES, Config, ConfigError, nearest, set_fields
 
 
 class Search:
@@ -62,20 +60,20 @@ class Search:
 def clip_hrnet(search: Search) -> None:
     """`clip-hrnet`: how wide its branches and its head are, and what the box is trained for."""
     part = "model.clip_hrnet"
-    _optimisation(search)
+    optimisation(search)
     search.one_of(f"{part}.clip_channels", (32, 64, 128))
     search.one_of(f"{part}.hrnet_channels", (32, 64, 128))
     search.one_of(f"{part}.fused_channels", (128, 192, 256))
     search.one_of(f"{part}.hidden", (128, 256, 512))
     search.real(f"{part}.dropout", 0.0, 0.5)
-    _box_loss(search, part)
-    _fine_tuning(search, hrnet=True)
+    box_loss(search, part)
+    fine_tuning(search, hrnet=True)
 
 
 def clip_rpn_concat(search: Search) -> None:
     """`clip-rpn-concat`: the fused map, and which anchors are trained on."""
     part = "model.clip_rpn"
-    _optimisation(search)
+    optimisation(search)
     search.one_of(f"{part}.channels", (128, 256, 512))
     search.real(f"{part}.foreground_iou", 0.5, 0.8)
     search.real(f"{part}.background_iou", 0.1, 0.4)  # below every foreground_iou
@@ -83,7 +81,7 @@ def clip_rpn_concat(search: Search) -> None:
     search.real(f"{part}.positive_share", 0.25, 0.75)
     search.real(f"{part}.objectness_weight", 0.3, 3.0, log=True)
     search.real(f"{part}.box_weight", 0.3, 10.0, log=True)
-    _fine_tuning(search, hrnet=False)
+    fine_tuning(search, hrnet=False)
 
 
 def clip_rpn_attention(search: Search) -> None:
@@ -100,15 +98,15 @@ def clip_rpn_attention(search: Search) -> None:
 def dense_grounder(search: Search) -> None:
     """The flagship: depth and width of the fusion, and the weights of what it is trained for."""
     part = "model.dense_grounder"
-    _optimisation(search)
+    optimisation(search)
     search.one_of("train.ema", (0.0, 0.99, 0.999))
-    _pyramid(search)
+    pyramid(search)
     search.whole(f"{part}.blocks", 1, 6)  # fusion depth
     search.one_of(f"{part}.heads", (4, 8))
     search.one_of(f"{part}.feed_forward", (256, 512, 1024))
     search.real(f"{part}.dropout", 0.0, 0.4)
     search.one_of(f"{part}.coordinates", (True, False))
-    _box_loss(search, part, delta=False)
+    box_loss(search, part, delta=False)
     search.real(f"{part}.heatmap_weight", 0.1, 3.0, log=True)
     search.real(f"{part}.cell_weight", 0.1, 2.0, log=True)
     search.real(f"{part}.score_weight", 0.03, 1.0, log=True)
@@ -116,22 +114,22 @@ def dense_grounder(search: Search) -> None:
         search.real(f"{part}.presence_weight", 0.1, 2.0, log=True)
     if not search.base.train.cached:
         search.one_of(f"{part}.words", (True, False))
-    _fine_tuning(search, hrnet=search.base.model.pyramid.hrnet)
+    fine_tuning(search, hrnet=search.base.model.pyramid.hrnet)
 
 
 def transvg(search: Search) -> None:
     """The transformer fusion: its depth, width and regularisation."""
     part = "model.transvg"
-    _optimisation(search)
+    optimisation(search)
     search.one_of("train.ema", (0.0, 0.99, 0.999))
-    _pyramid(search)
+    pyramid(search)
     search.whole(f"{part}.layers", 1, 8)  # fusion depth
     search.one_of(f"{part}.channels", (128, 192, 256, 384))
     search.one_of(f"{part}.heads", (4, 8))
     search.one_of(f"{part}.feed_forward", (256, 512, 1024, 2048))
     search.real(f"{part}.dropout", 0.0, 0.4)
-    _box_loss(search, part, delta=False)
-    _fine_tuning(search, hrnet=search.base.model.pyramid.hrnet)
+    box_loss(search, part, delta=False)
+    fine_tuning(search, hrnet=search.base.model.pyramid.hrnet)
 
 
 SPACES: dict[str, Callable[[Search], None]] = {
@@ -143,7 +141,7 @@ SPACES: dict[str, Callable[[Search], None]] = {
 }
 
 
-def _optimisation(search: Search) -> None:
+def optimisation(search: Search) -> None:
     """What all models have: rate of the head, its warm-up, weight decay."""
     search.real("train.lr", 1e-4, 1e-2, log=True)
     search.real("train.warmup", 0.0, 0.3)
@@ -151,7 +149,7 @@ def _optimisation(search: Search) -> None:
         search.real("train.weight_decay", 1e-4, 0.2, log=True)
 
 
-def _box_loss(search: Search, part: str, delta: bool = True) -> None:
+def box_loss(search: Search, part: str, delta: bool = True) -> None:
     """Which loss of boxes and its weight; where it is Huber's, also where that turns linear."""
     kind = search.one_of(f"{part}.box_loss", BOX_LOSSES)
     if delta and kind == "huber":
@@ -159,13 +157,13 @@ def _box_loss(search: Search, part: str, delta: bool = True) -> None:
     search.real(f"{part}.box_weight", 0.3, 3.0, log=True)
 
 
-def _pyramid(search: Search) -> None:
+def pyramid(search: Search) -> None:
     """The merged map; which levels it merges stays, because they are in the feature cache."""
     search.one_of("model.pyramid.channels", (128, 192, 256, 384))
     search.whole("model.pyramid.blocks", 0, 3)
 
 
-def _fine_tuning(search: Search, hrnet: bool) -> None:
+def fine_tuning(search: Search, hrnet: bool) -> None:
     """How much of the backbones trains, and how fast; frozen ones of a cached run stay as they are."""
     train, clip = search.base.train, search.base.model.clip
     if train.cached or clip.weights == "random":  # random backbones have to be trained in full

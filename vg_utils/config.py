@@ -216,7 +216,7 @@ class TrainConfig:
     warmup: float = 0.05  # share of all steps, then cosine to zero
     grad_clip: float = 1.0  # norm; 0 switches it off
     ema: float = 0.0  # decay of an exponential moving average of the weights, which is scored; 0: none
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # auto: bf16 where the GPU has it, else no
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # of GPUs: see models/precision.py
     compile: bool = False  # torch.compile, worth its minutes on long GPU runs
     cached: bool = False  # train the head on a feature cache (frozen backbones only)
     cache_views: int = 1  # 1: the plain letterbox; K > 1: K augmented versions of each picture in the cache

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast, gather_object, set_seed
 from torch import nn
 from tqdm.auto import tqdm
@@ -31,6 +31,7 @@ from vg_utils.models import build_model
 from vg_utils.models.base import EndToEnd, Features, GroundingModel
 from vg_utils.models.checkpoints import load_state, save_checkpoint, save_history
 from vg_utils.models.clip import ClipBackbone
+from vg_utils.models.precision import best_precision
 from vg_utils.training.averages import MovingAverage, RunningTotals
 from vg_utils.training.loaders import examples_of, load_split, make_loaders
 from vg_utils.training.optim import make_optimizer, make_scheduler
@@ -296,8 +297,8 @@ class _Run:
 
 def _accelerator(train: TrainConfig) -> Accelerator:
     precision = train.precision
-    if precision == "auto":
-        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    if precision == "auto":  # fp16 brings Accelerate's gradient scaler with it
+        precision = best_precision(PartialState().device)
     return Accelerator(
         mixed_precision=precision,
         gradient_accumulation_steps=train.accumulation,

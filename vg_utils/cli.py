@@ -75,7 +75,8 @@ def _run(options: argparse.Namespace) -> None:
     config = _config(options, "clip-hrnet")  # before what takes long to import
     from vg_utils.pipeline import run
 
-    run(config, Path(options.out or f"runs/{config.preset}"), fast=options.fast)
+    usual = f"runs/{config.preset}-fast" if options.fast else f"runs/{config.preset}"
+    run(config, Path(options.out or usual), fast=options.fast)
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -215,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         "run", _run, "The main job, start to finish: data, train, evaluate, figures", settings=True
     )
     shared(command, "--preset")
-    command.add_argument("--out", help="run directory (default: runs/PRESET)")
+    command.add_argument("--out", help="run directory (default: runs/PRESET, or runs/PRESET-fast)")
     shared(command, "--random-init", "--fast")
 
     command = verb("prepare", _prepare, "Make or download a data set")

@@ -113,7 +113,7 @@ class DetectorClipConfig:
     """The ClipRPN project's system without training: a detector proposes boxes, CLIP picks one."""
 
     detector: str = "fasterrcnn_resnet50_fpn_v2"  # torchvision's; "yolo" (ultralytics, AGPL-3.0); "oracle"
-    weights: str = "coco"  # "coco" (torchvision's; has seen RefCOCOg's test set), "shipped" (none yet), "random", a file
+    weights: str = "coco"  # torchvision's (saw RefCOCOg's test set), "shipped" (none yet), "random", a file
     num_classes: int = 91  # of the weights, background included
     score_threshold: float = 0.3  # less sure detections are no proposals
     nms_iou: float = 0.7  # of proposals that overlap more, whatever their classes, the surer stays

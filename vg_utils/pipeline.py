@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,16 +18,17 @@ from vg_utils.figures.pictures import (
     prediction_grid,
     prediction_items,
 )
-from vg_utils.files import write_atomically
+from vg_utils.files import is_vacant, write_atomically
 from vg_utils.models.checkpoints import find_checkpoint, save_pickle, shipped_checkpoints
 from vg_utils.models.prediction import Prediction
 from vg_utils.predictor import Grounder, default_device
+from vg_utils.presets import preset
 from vg_utils.training.engine import fit
 from vg_utils.training.loaders import load_split
 
 DEFAULT_CHECKPOINT = "scenes/dense-grounder"  # the best on val of those that come with the package
 FAST_SCENES = {"images": 40, "size": 160, "seed": 0}
-SCENES = {  # what `run --preset scenes` draws where nothing is yet
+SCENES = {  # what `run --preset scenes` draws
     "images": 3600,
     "size": 160,
     "seed": 0,
@@ -48,6 +49,8 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
         Test results by system, as `evaluate --json` writes them; also in `out/results.pkl` with their rows.
     """
     started = time.perf_counter()
+    if fast and config.data.root == preset("scenes").data.root:  # there a run in full draws more
+        config = set_fields(config, data__root=f"{config.data.root}-fast")
     prepare_data(config, fast)
     quick = {"train__epochs": min(config.train.epochs, 5), "train__cache_views": 1}
     baseline = set_fields(config, model__name="text-only", train__similarity_images=0, **quick)
@@ -75,18 +78,35 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
 
 
 def prepare_data(config: Config, fast: bool = False) -> None:
-    """See to it that the run's data set is there: draw RefScenes, or download RefCOCOg."""
+    """See to it that the run's data set is there: draw RefScenes, or download RefCOCOg.
+
+    Their writers decide what is missing of a folder that they began. Any other folder that holds something is
+    a person's own data: it is used as it is, and nothing is ever written to it.
+
+    Raises:
+        DataError: the RefScenes there are another run's, or as the writers say.
+    """
     root = Path(config.data.root)
-    if config.preset == "scenes":
-        from vg_utils.refscenes.scenes import processes_of_a_program, write_scenes
+    begun, write = _writer(config.preset, root, fast)
+    if begun or (is_vacant(root) and root.suffix != ".jsonl"):
+        write()
+    else:
+        print(f"{root}: own data, used as they are")
 
-        if not (root / "annotations" / "instances.json").exists():
-            wanted = FAST_SCENES if fast else SCENES
-            write_scenes(root, **wanted, processes=processes_of_a_program(wanted["images"]))
-    elif not any((root / place).exists() for place in ("annotations", "instances.json")):
-        from vg_utils.data.download import prepare_refcocog
 
-        print(prepare_refcocog(root))
+def _writer(preset_name: str, root: Path, fast: bool) -> tuple[bool, Callable[[], object]]:
+    """Whether a preset's writer has begun a folder, and what goes on with it."""
+    if preset_name == "scenes":
+        from vg_utils.refscenes.scenes import numbers_of, processes_of_a_program, write_scenes
+
+        found, wanted = numbers_of(root), FAST_SCENES if fast else SCENES
+        if found and (fast or found != FAST_SCENES):  # made by `prepare` with numbers of the person's own
+            wanted = found
+        processes = processes_of_a_program(wanted["images"])
+        return found is not None, lambda: write_scenes(root, **wanted, processes=processes)
+    from vg_utils.data.download import is_download, prepare_refcocog
+
+    return is_download(root), lambda: print(prepare_refcocog(root))
 
 
 def evaluate_run(

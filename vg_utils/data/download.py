@@ -137,8 +137,13 @@ def prepare_refcocog(
 
 
 def is_download(root: str | Path) -> bool:
-    """Whether a folder is one that `prepare_refcocog` began, and not somebody's own."""
-    return (Path(root) / MANIFEST).is_file()
+    """Whether a folder is one that `prepare_refcocog` began, and not somebody's own.
+
+    Annotations written from the hub say so themselves: earlier versions had no manifest before the pictures.
+    """
+    instances = Path(root) / "annotations" / "instances.json"
+    head = instances.read_bytes()[:300] if instances.is_file() else b""
+    return b": referred objects only" in head or (Path(root) / MANIFEST).is_file()
 
 
 def _mark(root: Path) -> None:

@@ -13,7 +13,7 @@ from tests.data.test_hub import hub_rows, write_parquet
 from vg_utils.data import DataError, load_examples
 from vg_utils.data import fetch as fetch_module
 from vg_utils.data.download import DownloadError, is_download, prepare_refcocog
-from vg_utils.data.hub import hub_to_refer
+from vg_utils.data.hub import to_refer
 from vg_utils.data.refer_files import picture_name, write_refer
 
 NAMES = [picture_name(i) for i in (7, 8, 9)]
@@ -340,7 +340,6 @@ def test_a_download_is_known_as_one_from_its_first_moment(tmp_path, monkeypatch)
 
 
 def test_a_download_of_an_earlier_version_is_known_by_its_annotations(tmp_path, root):
-    write_parquet(tmp_path / "parquet", hub_rows(*small_set()))
-    hub_to_refer(tmp_path / "parquet", tmp_path / "begun")
+    write_refer(tmp_path / "begun", "umd", *to_refer(hub_rows(*small_set()), "jxu124/refcocog"))
     assert is_download(tmp_path / "begun")
     assert not is_download(root)

@@ -255,9 +255,7 @@ class TrainConfig:
         check_ranges(self, "train", **dict.fromkeys((*counts, *rates), (0, NO_LIMIT)))
         check_ranges(self, "train", layer_decay=(0, 1), ema=(0, 1))
         if self.ema == 1:
-            raise ConfigError(
-                "train.ema: expected a number below 1, which would keep the first weights, got 1"
-            )
+            raise ConfigError(f"train.ema: expected a number below 1 (1 never learns), got {self.ema!r}")
         check_choice(self.optimizer, "train.optimizer", Optimizer)
         check_choice(self.precision, "train.precision", Precision)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -44,8 +43,6 @@ def test_bfloat16_is_for_gpus_that_compute_in_it(machine):
 
 @pytest.mark.parametrize(("asked", "kept"), [("auto", None), ("fp16", "fp16"), ("no", "no")])
 def test_training_computes_in_what_inference_does(machine, monkeypatch, asked, kept):
-    device = torch.device("cuda" if machine != "no" else "cpu")
-    monkeypatch.setattr(engine, "PartialState", lambda: SimpleNamespace(device=device))
     monkeypatch.setattr(engine, "Accelerator", lambda **options: options["mixed_precision"])
     assert engine._accelerator(TrainConfig(precision=asked)) == (kept or machine)
 
@@ -54,9 +51,10 @@ def test_a_gpu_that_training_shall_not_use_decides_nothing(monkeypatch):
     """`ACCELERATE_USE_CPU=true` on a machine with an old GPU: there is no fp16 without one."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
-    monkeypatch.setattr(engine, "PartialState", lambda: SimpleNamespace(device=torch.device("cpu")))
-    monkeypatch.setattr(engine, "Accelerator", lambda **options: SimpleNamespace(**options))
-    assert engine._accelerator(TrainConfig()).mixed_precision == "no"
+    monkeypatch.setattr(engine, "Accelerator", lambda **options: options["mixed_precision"])
+    assert engine._accelerator(TrainConfig()) == "fp16"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert engine._accelerator(TrainConfig()) == "no"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

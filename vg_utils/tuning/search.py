@@ -19,8 +19,6 @@ objective is the best validation mIoU of its epochs, which belongs to the weight
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
 import time
 import traceback
@@ -41,9 +39,10 @@ from tqdm.auto import tqdm
 from vg_utils.config import Config, ConfigError, first_difference, set_fields
 from vg_utils.data import GroundingExample
 from vg_utils.files import write_atomically
-from vg_utils.models import MODELS, build_model
+from vg_utils.models import build_model
 from vg_utils.models.checkpoints import drop_resumable
 from vg_utils.predictor import Grounder
+from vg_utils.training.claims import plain, read_by
 from vg_utils.training.engine import fit
 from vg_utils.training.loaders import load_split, make_loaders
 from vg_utils.tuning.report import write_report
@@ -240,7 +239,7 @@ class Worker:
             study.set_user_attr("asked", asked)
             study.enqueue_trial(parameters, user_attrs={"preset": True})
         model = self.config.model.name
-        other = first_difference(_read_by(model, study.user_attrs["asked"]), _read_by(model, asked))
+        other = first_difference(read_by(model, study.user_attrs["asked"]), read_by(model, asked))
         if other:
             raise ConfigError(f"study {self.name} is of other settings: {other}; choose another --study")
         return study
@@ -297,27 +296,12 @@ def second_objective(name: str, run_dir: Path) -> float:
     return float(np.median(seconds[3:])) * 1e3  # the first ones find buffers and kernels
 
 
-def plain(config: Config) -> dict[str, Any]:
-    """The config as JSON would give it back."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
 def _portable(config: Config) -> dict[str, Any]:
     """The settings that have to be the same for all workers; where things lie may differ by machine."""
     settings = plain(config)
     for name in ("root", "features", "workers", "resident"):
         settings["data"].pop(name)
     return settings
-
-
-def _read_by(model: str, asked: dict[str, Any]) -> dict[str, Any]:
-    """What was asked for without the parts of other models, which make no difference to this one."""
-    parts = {
-        name: value
-        for name, value in asked["model"].items()
-        if not isinstance(value, dict) or name in ("clip", *MODELS[model].parts)
-    }
-    return asked | {"model": parts}
 
 
 def _sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:

@@ -126,7 +126,7 @@ def evaluate_checkpoint(
     checkpoint: str,
     data: str,
     split: str,
-    config: Config,
+    config: Config | None = None,
     partition: str | None = None,
     json_path: str | None = None,
     figures: str | None = None,
@@ -135,7 +135,7 @@ def evaluate_checkpoint(
 
     Args:
         checkpoint: a run directory, a shipped checkpoint, "constant-box" or "detector-clip".
-        config: the settings of `detector-clip`; a checkpoint brings its own.
+        config: the settings of `detector-clip`, which has to have them; a checkpoint brings its own.
     """
     blind = checkpoint == "constant-box"
     if not blind and checkpoint != "detector-clip":

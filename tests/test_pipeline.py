@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.data.samples import small_set, write_set
 from vg_utils import pipeline
-from vg_utils.config import Config, set_fields
+from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import DataError, load_examples
 from vg_utils.data.download import is_download
 from vg_utils.presets import preset
@@ -145,7 +145,8 @@ def test_runs_in_any_order_read_their_own_data(tmp_path, monkeypatch, order):
     class Trained(Exception):
         pass
 
-    def fit(config: Config, *_, **__) -> None:
+    def fit(config: Config, *_, splits: dict, **__) -> None:
+        assert len(splits["train"]) == pictures(config.data.root)
         seen.append(pictures(config.data.root))
         raise Trained
 
@@ -168,3 +169,33 @@ def test_a_download_that_was_stopped_goes_on(tmp_path, monkeypatch):
     assert is_download(root)
     pipeline.prepare_data(config_for("refcocog", root))
     assert calls == [tmp_path / "new", root]
+
+
+def test_a_run_on_lines_without_splits_is_refused_before_it_trains(tmp_path):
+    """All three splits of it are the same lines: no number of such a run would mean anything."""
+    root = own_file(tmp_path / "own")
+    with pytest.raises(DataError, match=r"other images to choose on than those that are scored.*\"split\""):
+        pipeline.run(config_for("scenes", root), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("missing", ["val", "test"])
+def test_a_run_on_data_without_a_split_is_refused_before_it_trains(tmp_path, missing):
+    root = lines(tmp_path / "own", *({"train", "val", "test"} - {missing}))
+    with pytest.raises(DataError, match=rf"{missing}\.jsonl"):
+        pipeline.run(config_for("scenes", root), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_constant_box_is_never_chosen_on_what_it_is_scored_on(tmp_path):
+    file = own_file(tmp_path / "one")
+    for split in ("train", "val", "test"):
+        with pytest.raises(ConfigError, match="constant-box: expected other images"):
+            pipeline.evaluate_checkpoint("constant-box", str(file), split)
+    # Where test repeats a line of train, the box is chosen on the others.
+    other = {"image": "desk.png", "expressions": [{"text": "the pen", "box_xyxy": [40, 30, 60, 44]}]}
+    folder = own_lines(tmp_path / "many")
+    with (folder / "train.jsonl").open("a") as train:
+        train.write(json.dumps(other) + "\n")
+    results = pipeline.evaluate_checkpoint("constant-box", str(folder), "test")
+    assert results["miou"] == 0  # on the mug it would be 1, on the median of both in between

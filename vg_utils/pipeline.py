@@ -11,7 +11,7 @@ import pandas as pd
 
 from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import DataError, GroundingExample, Report, dataset_name, load_examples, load_image
-from vg_utils.evaluation.runs import Evaluation, evaluate, evaluate_constant, evaluate_detector
+from vg_utils.evaluation.runs import Evaluation, evaluate, evaluate_constant, evaluate_detector, not_scored
 from vg_utils.figures.evaluation import draw_figures
 from vg_utils.figures.pictures import (
     heatmap_grid,
@@ -43,6 +43,8 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
 
     Beside them checkpoints of this design and of the best, where the package has them for this data set.
 
+    Everything that a training needs is read before the first file of the run is written.
+
     A run that was stopped goes on from its last checkpoint when the same command is given again.
 
     Returns:
@@ -52,16 +54,18 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
     if fast and config.data.root == preset("scenes").data.root:  # there a run in full draws more
         config = set_fields(config, data__root=f"{config.data.root}-fast")
     prepare_data(config, fast)
+    splits = {split: load_split(config, split) for split in ("train", "val", "test")}
+    test, name = splits["test"], dataset_name(config.data.root)
+    choose_on = not_scored(splits["train"], test)  # if nothing is left, an error before the training
     quick = {"train__epochs": min(config.train.epochs, 5), "train__cache_views": 1}
     baseline = set_fields(config, model__name="text-only", train__similarity_images=0, **quick)
-    for settings, directory in ((baseline, out / "text-only"), (config, out)):
+    for settings, directory in ((config, out), (baseline, out / "text-only")):
         print(f"\n{settings.model.name}: training into {directory}", flush=True)
-        fit(settings, directory, resume=True)
-    test, name = load_split(config, "test"), dataset_name(config.data.root)
+        fit(settings, directory, resume=True, splits=splits)
     evaluated = {
         config.model.name: evaluate_run(out, test, name, "test"),
         "text-only": evaluate_run(out / "text-only", test, name, "test"),
-        "constant-box": evaluate_constant(load_split(config, "train"), test, name, "test"),
+        "constant-box": evaluate_constant(choose_on, test, name, "test"),
     }
     ready = {f"{config.preset}/{config.model.name}", DEFAULT_CHECKPOINT}  # the same design, and the best
     for checkpoint in sorted(ready.intersection(shipped_checkpoints(config.preset))):
@@ -150,7 +154,7 @@ def evaluate_checkpoint(
         raise DataError(f"{data}: no usable expression in split {split!r} ({report})")
     name = dataset_name(data)
     if blind:
-        chosen_on = _choosing_split(data, split, partition)
+        chosen_on = _choosing_split(data, split, partition, examples)
         evaluation = evaluate_constant(chosen_on, examples, name, split)
     elif checkpoint == "detector-clip":
         from vg_utils.models.detector_clip import build_detector_clip
@@ -174,15 +178,19 @@ def evaluate_checkpoint(
     return results
 
 
-def _choosing_split(data: str, split: str, partition: str | None) -> list[GroundingExample]:
-    """The examples to choose a constant box on: train, else val, never the scored split."""
+def _choosing_split(
+    data: str, split: str, partition: str | None, scored: Sequence[GroundingExample]
+) -> list[GroundingExample]:
+    """The examples to choose a constant box on: of train, else val, never what is scored."""
+    reason = f"{data} has no split beside {split!r} to choose the box on"
     for other in ("train", "val"):
         if other != split:
             try:
-                return load_examples(data, other, partition, strict=False, require_images=False)
-            except DataError:
-                continue
-    raise ConfigError(f"constant-box: {data} has no split beside {split!r} to choose the box on")
+                examples = load_examples(data, other, partition, False, Report(), require_images=False)
+                return not_scored(examples, scored)
+            except DataError as error:
+                reason = str(error)
+    raise ConfigError(f"constant-box: {reason}")
 
 
 def ground_image(

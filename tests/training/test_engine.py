@@ -425,7 +425,7 @@ def test_a_run_goes_on_for_more_epochs_and_says_so(tiny_config, tmp_path, capsys
     capsys.readouterr()
     history = fit(longer, tmp_path / "run", resume=True, progress=False)
     said = capsys.readouterr().out
-    assert "2 epochs become 4" in said
+    assert "train.epochs was 2 and is 4" in said
     assert "cosine" in said
     assert history[:2] == first
     assert Config.load(tmp_path / "run" / "config.json") == longer
@@ -434,7 +434,7 @@ def test_a_run_goes_on_for_more_epochs_and_says_so(tiny_config, tmp_path, capsys
     assert [epoch["lr"] for epoch in history[2:]] == [epoch["lr"] for epoch in whole[2:]]
     capsys.readouterr()
     assert fit(longer, tmp_path / "run", resume=True, progress=False) == history
-    assert "become" not in capsys.readouterr().out
+    assert "train.epochs" not in capsys.readouterr().out
 
 
 def test_the_first_step_of_more_epochs_has_the_rate_of_the_new_schedule(tiny_config, tmp_path, monkeypatch):

@@ -73,11 +73,11 @@ class ResidentPictures:
         """The records."""
         return self.pictures.examples
 
-    def to(self, device: torch.device | str) -> ResidentPictures:
-        """The same pictures on another device; the rest is shared with these."""
+    def to(self, device: torch.device | str, images: Tensor | None = None) -> ResidentPictures:
+        """The same pictures on another device, or sharing `images` there; the rest is shared with these."""
         phrases = self.phrases
         moved = self._with(
-            replace(self.pictures, images=self.pictures.images.to(device)),
+            replace(self.pictures, images=self.pictures.images.to(device) if images is None else images),
             replace(
                 phrases,
                 tokens=phrases.tokens.to(device),

@@ -49,8 +49,9 @@ def check_claim(run_dir: Path, config: Config, resume: bool) -> str:
         )
     if epochs[1] > epochs[0]:
         return (
-            f"{run_dir}: {epochs[0]} epochs become {epochs[1]}; from here on the learning rate follows the "
-            "warm-up and cosine of them all, so the run is not what it would have been from the start"
+            f"{run_dir}: train.epochs was {epochs[0]} and is {epochs[1]}: from here on the learning rate "
+            "follows the warm-up and cosine of them all, so this is not the run that it would have been "
+            "with as many from the start"
         )
     return ""
 

@@ -61,10 +61,10 @@ class DataConfig:
 class ClipConfig:
     """The CLIP that encodes pictures and phrases (Radford et al. 2021), an open_clip model."""
 
-    name: str = (
-        "RN50-quickgelu"  # OpenAI's weights were trained with QuickGELU: plain "RN50" is silently wrong
-    )
-    weights: str = "openai"  # "openai", "shipped" (RefScenes), "random", a local .pt, .safetensors or folder
+    # Of open_clip, or "photos", the package's own for photographs. OpenAI's weights were trained with
+    # QuickGELU: plain "RN50" is silently wrong.
+    name: str = "RN50-quickgelu"
+    weights: str = "openai"  # "openai", "shipped", "random", a local .pt, .safetensors or folder
     tuning: Tuning = "frozen"  # of the image encoder
     text_tuning: Tuning = "frozen"  # of the text encoder
     lora_rank: int = 8  # of the update that `lora` learns
@@ -184,6 +184,7 @@ class DenseGrounderConfig:
     cell_weight: float = 0.5  # of the box that each cell in it says
     score_weight: float = 0.2
     presence_weight: float = 0.5  # does the phrase fit anything in the picture
+    agreement: float = 0.0  # answering, only cells whose box overlaps the surest one's by this IoU are asked
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,7 @@ class TrainConfig:
     optimizer: Optimizer = "adamw"
     lr: float = 5e-4  # of everything but backbones
     backbone_lr: float = 1e-5  # of what `tuning` leaves trainable in the backbones
+    text_lr: float = 0.0  # of the text encoder in place of `backbone_lr`; 0: the same
     layer_decay: float = 1.0  # the rate of each block of a backbone over that of the block after it
     weight_decay: float = 0.01
     warmup: float = 0.05  # share of all steps, then cosine to zero

@@ -66,7 +66,36 @@ def _refcocog() -> Config:
     return Config(preset="refcocog", data=DataConfig(root="data/refcocog", workers=8))
 
 
-PRESETS = {"scenes": _scenes, "refcocog": _refcocog}
+def _photos() -> Config:
+    """Photographs with phrases made from their boxes (`prepare phrases`), the package's own backbone."""
+    return Config(
+        preset="photos",
+        data=DataConfig(
+            root="data/photos", resident=True, workers=8, max_expressions=8, jitter=0.3, scale=(0.6, 1.6)
+        ),
+        model=ModelConfig(
+            image_size=320,
+            clip=ClipConfig(name="photos", weights="shipped", tuning="full", text_tuning="full"),
+            hrnet=HRNetConfig(weights="random", tuning="full"),
+            clip_rpn=ClipRPNConfig(attend_to="tokens", channels=256, feed_forward=512),
+            pyramid=PyramidConfig(hrnet=False),
+            detector_clip=DetectorClipConfig(detector="oracle"),
+        ),
+        train=TrainConfig(
+            epochs=100,
+            batch_images=64,
+            lr=5e-4,
+            backbone_lr=2e-4,
+            text_lr=2e-5,
+            weight_decay=0.02,
+            grad_clip=1.0,
+            ema=0.998,
+            similarity_images=0,
+        ),
+    )
+
+
+PRESETS = {"scenes": _scenes, "refcocog": _refcocog, "photos": _photos}
 
 # What a model has other than its preset: (preset, model) -> dotted fields, as `set_fields` takes them.
 _SECOND_SEED = {"train__optimizer": "adam", "train__lr": 2.7e-4, "train__weight_decay": 0.0}

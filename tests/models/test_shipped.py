@@ -132,6 +132,16 @@ def test_of_a_token_table_the_rows_that_are_asked_for_come_back(prefix):
     assert own[f"{prefix}token_embedding.weight"].dtype == torch.float32  # what was packed is as it was
 
 
+def test_small_matrices_can_stay_as_they_are():
+    net = small_net()
+    packed = pack(net, smallest=100)  # the first convolution has 108 numbers, the second 20
+    assert packed["0.weight"].dtype == torch.int8
+    assert torch.equal(packed["3.weight"], net[3].weight)
+    back = unpack_tensors(packed, net.state_dict())
+    assert torch.equal(back["3.weight"], net[3].weight)
+    assert_rounded(back["0.weight"], net[0].weight.detach())
+
+
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_a_shipped_run_with_tuned_text_answers_as_the_run_does(tmp_path, tuning):
     changes = {"model__clip__text_tuning": tuning, "data__root": "none"}

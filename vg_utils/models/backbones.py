@@ -119,7 +119,11 @@ def build_backbone(config: ClipConfig, image_size: int) -> Backbone:
         ConfigError: no such backbone.
         WeightsError: weights that cannot be had or do not fit.
     """
-    from vg_utils.models.clip import ClipBackbone
+    if config.name == "photos":
+        from vg_utils.models.photo import PhotoBackbone
+
+        return PhotoBackbone(config, image_size)
+    from vg_utils.models.clip import ClipBackbone  # late: open_clip imports transformers, which takes seconds
 
     return ClipBackbone(config, image_size)
 

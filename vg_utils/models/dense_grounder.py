@@ -60,7 +60,7 @@ class DenseGrounder(PyramidModel):
             "score": head.score_weight,
             "presence": head.presence_weight,
         }
-        self.reads_words = head.words
+        self.reads_words, self.agreement = head.words, head.agreement
         channels, grid = self.pyramid.channels, self.pyramid.grid
         self.register_buffer("places", place_encoding(grid), persistent=False)  # (P, G, G)
         self.register_buffer("centres", cell_centres(grid), persistent=False)  # (G * G, 2)
@@ -110,6 +110,8 @@ class DenseGrounder(PyramidModel):
         logits, sides = steps[..., 0], F.softplus(steps[..., 1:])
         corners = torch.cat([self.centres - sides[..., :2], self.centres + sides[..., 2:]], dim=3)
         weights = logits[:, -1].softmax(dim=1)  # (N, P): the last block answers
+        if self.agreement and not self.training:  # of two things that may be meant, not what lies between
+            weights = agreeing(corners[:, -1], weights, self.agreement)
         boxes = to_cxcywh((corners[:, -1] * weights[..., None]).sum(1))  # (N, 4)
         found = (weights[:, None].to(seen.dtype) @ seen)[:, 0]  # (N, C): what is where the box is
         summary = [found.float(), seen.amax(1).float(), pooled.float(), logits[:, -1].amax(1, keepdim=True)]
@@ -223,6 +225,14 @@ def _encoder_layer(channels: int, head: DenseGrounderConfig) -> nn.Module:
     return nn.TransformerEncoderLayer(
         channels, head.heads, head.feed_forward, head.dropout, batch_first=True, norm_first=True
     )
+
+
+def agreeing(boxes_xyxy: Tensor, weights: Tensor, least_iou: float) -> Tensor:
+    """Weights (N, P) of cells, 0 where a box (N, P, 4) overlaps that of the heaviest by less."""
+    surest = boxes_xyxy[torch.arange(len(weights), device=weights.device), weights.argmax(1)]  # (N, 4)
+    iou = paired_iou(boxes_xyxy.flatten(0, 1), surest.repeat_interleave(weights.shape[1], 0))  # (N * P,)
+    weights = weights * (iou.view_as(weights) >= least_iou)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def cell_centres(grid: int) -> Tensor:

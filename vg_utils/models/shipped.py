@@ -29,7 +29,10 @@ Statistics = Mapping[int, Mapping[str, Tensor]]  # of BatchNorm: by size of the 
 
 
 def pack(
-    module: nn.Module, tokens: Iterable[int] | None = None, statistics: Statistics | None = None
+    module: nn.Module,
+    tokens: Iterable[int] | None = None,
+    statistics: Statistics | None = None,
+    smallest: int = 0,
 ) -> dict[str, Tensor]:
     """Weights as they are shipped: matrices in 8 bits, of a token table only the rows of `tokens`.
 
@@ -37,8 +40,9 @@ def pack(
         module: whose weights they are.
         tokens: the rows of the token table to keep; None keeps all.
         statistics: what takes the place of the module's own running statistics.
+        smallest: matrices of fewer numbers stay as they are, see `pack_tensors`.
     """
-    packed = pack_tensors(module.state_dict(), tokens)
+    packed = pack_tensors(module.state_dict(), tokens, smallest)
     for size, tensors in (statistics or {}).items():
         for key, value in tensors.items():
             packed.pop(key, None)
@@ -46,8 +50,14 @@ def pack(
     return packed
 
 
-def pack_tensors(tensors: Mapping[str, Tensor], tokens: Iterable[int] | None) -> dict[str, Tensor]:
-    """Tensors with matrices in 8 bits and of token tables only the rows of `tokens` (None: all)."""
+def pack_tensors(
+    tensors: Mapping[str, Tensor], tokens: Iterable[int] | None, smallest: int = 0
+) -> dict[str, Tensor]:
+    """Tensors with matrices in 8 bits and of token tables only the rows of `tokens` (None: all).
+
+    Those of fewer numbers than `smallest` stay as they are: an EfficientNet begins with narrow convolutions,
+    a hundredth of its weights, from which most of what rounding does to its maps comes (measured).
+    """
     packed = {}
     rows = None if tokens is None else torch.tensor(sorted(set(tokens)))  # (R,)
     for name, value in tensors.items():
@@ -55,7 +65,7 @@ def pack_tensors(tensors: Mapping[str, Tensor], tokens: Iterable[int] | None) ->
         if rows is not None and name.endswith(_TABLE):
             packed[name.removesuffix(_TABLE) + _ROWS] = rows.clone()
             value = value[rows]  # (R, width)
-        if value.is_floating_point() and value.ndim > 1:
+        if value.is_floating_point() and value.ndim > 1 and value.numel() >= smallest:
             largest = value.float().abs().flatten(1).amax(1).clamp(min=torch.finfo(torch.float32).tiny)
             packed[name + _SCALE] = largest / _LARGEST  # (rows,)
             value = (value / _by_row(packed[name + _SCALE], value)).round().to(torch.int8)

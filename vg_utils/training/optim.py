@@ -17,17 +17,18 @@ from vg_utils.models.finetuning import parameters_of
 def make_optimizer(model: GroundingModel, train: TrainConfig) -> Optimizer:
     """AdamW or Adam over what is trainable; backbones have their own rates, biases and norms no decay.
 
-    A backbone's last block has `backbone_lr`, the one before it `layer_decay` times that, and so on
-    towards the input (Clark et al. 2020, section 3.3.3; Bao et al. 2022).
+    A backbone's last block has `backbone_lr` (of its text encoder `text_lr`), the one before it
+    `layer_decay` times that, and so on towards the input (Clark et al. 2020, section 3.3.3; Bao et al. 2022).
 
     Raises:
         ConfigError: nothing is left to train.
     """
     rates = {id(p): train.backbone_lr for b in model.backbones().values() for p in b.parameters()}
     for backbone in model.backbones().values():
-        for tower in backbone.towers():
+        image_and_text = (train.backbone_lr, train.text_lr or train.backbone_lr)
+        for last, tower in zip(image_and_text, backbone.towers(), strict=False):  # HRNet has no text
             for distance, block in enumerate(reversed(tower)):
-                rate = train.backbone_lr * train.layer_decay**distance
+                rate = last * train.layer_decay**distance
                 rates |= {id(parameter): rate for parameter in parameters_of(block)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():

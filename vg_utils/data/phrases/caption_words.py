@@ -1,0 +1,121 @@
+"""Words of captions: what people are called, where a noun phrase ends, what is left unsaid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from functools import cache
+
+from vg_utils.data.phrases import lexicon
+
+
+def listed(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+MALE = listed("businessman cowboy dude fisherman gentleman groom guy male man policeman")
+FEMALE = listed("bride businesswoman female lady woman")
+BOY, GIRL = listed("boy"), listed("girl")
+CHILD = listed("baby boy child girl infant kid toddler")
+MEN = listed("businessmen gentlemen guys males men policemen")
+WOMEN = listed("females ladies women")
+CHILDREN = listed("boys children girls kids")
+ROLES = listed(  # people by what they do
+    """
+    adult athlete batter bicycler bicyclist biker boarder catcher chef cook cyclist driver hitter individual
+    jockey motorcyclist officer passenger pedestrian performer person pitcher player rider skateboarder
+    skater skier snowboarder soldier student surfer swimmer teenager tourist umpire waiter waitress worker
+    """
+)
+PEOPLE = MALE | FEMALE | CHILD | ROLES
+ENDS = listed(  # end the noun phrase that a caption starts with
+    """
+    , about above across after against along and are around as at before behind being below beside between
+    by carries catches covered cuts docked does down dressed drives eats filled flies for from gets goes has
+    her his hits hold holding holds in inside into is its jumps laying lays leans lies looks lying made
+    makes moves near next of off on or out outside over parked performs playing plays poses prepares reaches
+    rests ride rides riding runs seated sit sits sitting skateboards skis smiles stand standing stands
+    stopped surfs swings takes talks that through throws to topped traveling travels tries under up uses
+    using waits walks watches wearing wears where which while who with
+    """
+)
+CUTS = listed(  # start something more that is told
+    """
+    , across against along and as at behind by down during for from in inside into near next on over that
+    through to under up while who with
+    """
+)
+NOT_ONE = listed(  # the caption is about several, or about the picture
+    """
+    all both bunch close couple crowd each four group half image many number one pair people photo picture
+    row set several some stack three two view
+    """
+)
+ADJECTIVES = listed(  # what a thing looks like, not what happens to it
+    """
+    antique baby beige big birthday black blue bright brown chocolate city colorful commuter dark decker
+    dirty double empty flat fluffy furry glass gold golden gray green grey large leather light little long
+    metal old open orange passenger pepperoni pink plastic purple red screen short silver small sports steam
+    striped stuffed tall tan vintage white wooden yellow young
+    """
+)
+COLORS = listed("black blue brown gray green grey orange pink purple red silver tan white yellow")
+UNSAID = re.compile(  # sides that nothing proves, the picture itself, writing
+    r"\b(left|right|picture|photo|photograph|image|sign|says|saying|reads|words?|writing)\b|[\"“”]|\d"
+)
+_HOLD, _RIDE, _SIT = lexicon.HELD, lexicon.RIDDEN + lexicon.BOARDS, lexicon.SEATS
+VERBS = {  # a verb of captions: the things that it goes with, and the relation that it proves
+    **dict.fromkeys(("holding", "holds", "carrying", "swinging", "swings", "carries"), (_HOLD, "holding")),
+    **dict.fromkeys(("riding", "rides", "on"), (_RIDE, "riding")),
+    **dict.fromkeys(("sitting", "sits", "seated"), (_SIT, "sitting on")),
+    **dict.fromkeys(("wearing", "wears"), (lexicon.WORN, "wearing")),
+    "with": (_HOLD + lexicon.WORN, "having"),
+}
+ARTICLES = listed("a an the")
+WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*|,")
+
+
+def words_of(caption: str) -> list[str]:
+    """Words in lower case and commas."""
+    return WORD.findall(caption.lower())
+
+
+@cache
+def class_of(head: str) -> str:
+    """The class that a head noun of a caption names; itself if it is no other name of a class."""
+    return lexicon.PERSON if head in PEOPLE else lexicon.class_of_word(head) or head
+
+
+def subject(words: list[str], categories: Container[str]) -> tuple[int, str] | None:
+    """Where the noun phrase that a caption starts with ends, and its head's class; None if not one thing.
+
+    >>> subject("a young man riding a wave".split(), {"person"})
+    (3, 'person')
+    """
+    if not words or words[0] not in ("a", "an", "the", "one", "this"):
+        return None
+    end = 1
+    while end < len(words) and (joins_colors(words, end) or not ends_noun(words[end], end)):
+        end += 1
+    if not 2 <= end <= 6 or not NOT_ONE.isdisjoint(words[1:end]) or not ARTICLES.isdisjoint(words[1:end]):
+        return None
+    if words[end : end + 1] in (["and"], ["of"], [","], ["or"]):
+        return None
+    for head in (" ".join(words[end - 2 : end]), words[end - 1]):
+        category = class_of(head)
+        if category in categories:
+            return end, category
+    return None
+
+
+def ends_noun(word: str, position: int) -> bool:
+    """Whether a noun phrase ends before the word: a preposition, a verb, a participle."""
+    return word in ENDS or (word.endswith("ing") and position > 1)
+
+
+def joins_colors(words: list[str], k: int) -> bool:
+    """Whether the word is the "and" of "a black and white dog"."""
+    return (
+        words[k] == "and" and words[k - 1] in COLORS and words[k + 1 : k + 2] != [] and words[k + 1] in COLORS
+    )

@@ -1,0 +1,210 @@
+"""The families of phrases: small functions that propose meanings of one object, to be proved by `meaning`.
+
+The rules of names, attributes and places follow Pseudo-Q (Jiang et al., CVPR 2022, section 3.2). Order,
+depth, relations, what people hold, ride and wear, and the proof that nothing else is meant are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from random import Random
+
+import numpy as np
+
+from vg_utils.data.phrases import lexicon
+from vg_utils.data.phrases.colors import NAMES, SKIN
+from vg_utils.data.phrases.meaning import Meaning, execute, only_one
+from vg_utils.data.phrases.objects import Objects, members
+from vg_utils.data.phrases.relations import INVERSE, related
+
+SMALL = 0.004  # share of the picture: below, nobody means it
+SIZED = 0.01  # likewise: below, nobody compares its size
+MOST_RELATIONS = 5  # that are looked at for an object
+INTERACTIONS = ("holding", "wearing", "riding", "sitting on")
+SPATIAL = ("left of", "right of", "above", "below", "next to", "behind", "in front of", "on")
+
+
+def noun(objects: Objects, i: int, random: Random) -> tuple[str, str]:
+    """A noun for the object: among the large ones of its name if it is one of them, else among all."""
+    word = some_word(objects, i, random)
+    return ("main" if objects.named(word).sure >> i & 1 else "all"), word
+
+
+def some_word(objects: Objects, i: int, random: Random) -> str:
+    """A word for the object: mostly its class's own name; of people mostly the kind that captions prove."""
+    category = objects.categories[i]
+    kinds = [kind for kind, people in objects.people.items() if people >> i & 1]
+    if kinds and random.random() < 0.85:
+        return random.choice(lexicon.PEOPLE[random.choice(kinds)])
+    words = lexicon.names_of(category)
+    return category if len(words) == 1 or random.random() < 0.55 else random.choice(words[1:])
+
+
+def by_name(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
+    yield (noun(objects, i, random),)
+    for group in lexicon.groups_of(objects.categories[i]):
+        if objects.known is None or objects.known.issuperset(lexicon.classes_of(group)[0]):
+            yield (("main", group),)
+
+
+def by_place(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
+    x, y = objects.x[i], objects.y[i]
+    side, level = ("left" if x < 0.5 else "right"), ("top" if y < 0.5 else "bottom")
+    word = noun(objects, i, random)
+    alone = execute((word,), objects).maybe.bit_count() == 1
+    if alone and random.random() < 0.5:  # nobody needs to hear where it is
+        return
+    sides = [("side", side), ("pair", side), ("most", side)]
+    if abs(x - 0.5) < 0.12 and stands_between(objects, i, word):
+        sides += [("side", "middle")]
+    if abs(y - 0.5) > 0.12 and random.random() < 0.4 and not alone:
+        sides += [("side", level), ("most", level)]
+    random.shuffle(sides)
+    for each in sides[: 1 if alone else None]:
+        yield (noun(objects, i, random), each)
+    if abs(y - 0.5) > 0.15 and abs(x - 0.5) > 0.15 and random.random() < 0.5 and not alone:
+        yield (noun(objects, i, random), ("corner", level, side))
+
+
+def stands_between(objects: Objects, i: int, word: tuple[str, str]) -> bool:
+    """Whether "in the middle" can be said: nothing else has the name, or something to either side has."""
+    rivals = [objects.x[j] - objects.x[i] for j in members(execute((word,), objects).maybe) if j != i]
+    return not rivals or (min(rivals) < -0.1 and max(rivals) > 0.1)
+
+
+def by_order(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
+    if objects.categories[i] in lexicon.CLUTTER:
+        return
+    word = noun(objects, i, random)
+    rivals = members(objects.named(word[1], word[0] == "all").maybe)
+    if not 3 <= len(rivals) <= 6:
+        return
+    left = sum(objects.x[j] < objects.x[i] for j in rivals)
+    right = len(rivals) - 1 - left
+    for number, direction in ((left, "left"), (right, "right")):
+        if 1 <= number <= 2:
+            yield (word, ("rank", number + 1, direction))
+
+
+def by_size(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
+    category = objects.categories[i]
+    unsized = (lexicon.PERSON, *lexicon.PLURAL_CLASSES, *lexicon.AIRBORNE, *lexicon.WORN, *lexicon.CLUTTER)
+    if category in unsized or objects.areas[i] < SIZED:
+        return
+    yield (noun(objects, i, random), ("most", "largest"))
+    if is_whole(objects, i):
+        yield (("all", some_word(objects, i, random)), ("most", "smallest"))
+
+
+def is_whole(objects: Objects, i: int) -> bool:
+    """Whether neither the picture's edge nor another object cuts the box, which then tells the size."""
+    x1, y1, x2, y2 = objects.corners[i]
+    shared = np.delete(objects.intersection[i], i).max(initial=0.0)
+    return min(x1, y1, 1 - x2, 1 - y2) > 0.01 and shared < 0.2 * objects.areas[i]
+
+
+def by_depth(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
+    if objects.categories[i] not in lexicon.GROUNDED or objects.categories[i] in lexicon.AIRBORNE:
+        return
+    if objects.areas[i] > SIZED:
+        yield (noun(objects, i, random), ("most", "front"))
+    yield (("all", some_word(objects, i, random)), ("most", "back"))
+
+
+def by_relation(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
+    pairs = [(name, j) for name in SPATIAL for j in members(related(objects, INVERSE + name)[0][i])]
+    near = [j for j, gap in enumerate(objects.gaps[i]) if gap < 0.15 and j != i]
+    pairs += [("nearest", j) for j in random.sample(near, min(2, len(near)))]
+    for name, j in random.sample(pairs, min(MOST_RELATIONS, len(pairs))):
+        anchor = described(objects, j, random) if objects.categories[j] != objects.categories[i] else None
+        if anchor is not None:
+            part = ("nearest", anchor) if name == "nearest" else ("relation", name, anchor)
+            yield (noun(objects, i, random), part)
+    yield (
+        noun(objects, i, random),
+        ("other", random.choice(("left of", "right of", "behind", "in front of"))),
+    )
+
+
+def described(objects: Objects, j: int, random: Random) -> Meaning | None:
+    """A short description of an object that something else leans on, None if none was found."""
+    if objects.areas[j] < SMALL or objects.crowd >> j & 1:
+        return None
+    anchor: Meaning = (noun(objects, j, random),)
+    if only_one(anchor, objects) != j:
+        more = (*colors_of(objects, j), ("side", "left"), ("side", "right"), ("most", "front"))
+        anchor = (*anchor, random.choice(more))
+    return anchor if only_one(anchor, objects) == j else None
+
+
+def by_interaction(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
+    person = objects.categories[i] == lexicon.PERSON
+    names = INTERACTIONS if person else [INVERSE + name for name in (*INTERACTIONS, "on")]
+    for name in names:
+        found = members(related(objects, opposite(name))[0][i])
+        for j in random.sample(found, min(2, len(found))):
+            anchor: Meaning = (("all", some_word(objects, j, random)),)
+            if random.random() < 0.25 and (colors := colors_of(objects, j)):
+                anchor = (*anchor, random.choice(colors))
+            said = "having" if name in ("holding", "wearing") and random.random() < 0.15 else name
+            yield (noun(objects, i, random), ("relation", said, anchor))
+
+
+def opposite(name: str) -> str:
+    """The relation seen from the other side."""
+    return name.removeprefix(INVERSE) if name.startswith(INVERSE) else INVERSE + name
+
+
+def colors_of(objects: Objects, i: int) -> list[tuple]:
+    """The filters of colour that the object certainly passes."""
+    if objects.measured is None:
+        return []
+    found = []
+    for part in ("whole",) if objects.categories[i] != lexicon.PERSON else ("top", "any", "bottom"):
+        sure = objects.measured.sure["top" if part == "any" else part][i]
+        found += [
+            ("color", part, name)
+            for c, name in enumerate(NAMES)
+            if sure >> c & 1 and not (part != "whole" and name in SKIN)
+        ]
+    return found
+
+
+def by_color(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
+    found = colors_of(objects, i)
+    for each in random.sample(found, min(3, len(found))):
+        yield (noun(objects, i, random), each)
+
+
+def combined(
+    objects: Objects, i: int, random: Random, proposed: dict[str, list[Meaning]]
+) -> Iterator[Meaning]:
+    """Two filters of other families: colour and place, what somebody holds and place."""
+    found = colors_of(objects, i)
+    places = [part for _, part in proposed["place"] if part[0] == "side" and part[1] not in ("top", "bottom")]
+    does = [part for _, part in proposed["interaction"] if len(part[2]) == 1]
+    stands = [part for _, part in proposed["relation"] if part[0] == "relation" and len(part[2]) == 1]
+    # Never two places: "the left person on the right of the bus" is nobody's way to speak.
+    pairs = [(one, two) for one in found for two in (*places, *does[:2], *stands[:1])]
+    pairs += [(one, two) for one in places for two in does[:2]]
+    for pair in random.sample(pairs, min(4, len(pairs))):
+        yield (noun(objects, i, random), *pair)
+
+
+FAMILIES: dict[str, Callable[[Objects, int, Random], Iterator[Meaning]]] = {
+    "name": by_name,
+    "place": by_place,
+    "order": by_order,
+    "size": by_size,
+    "depth": by_depth,
+    "relation": by_relation,
+    "interaction": by_interaction,
+    "color": by_color,
+}
+
+
+def propose(objects: Objects, i: int, random: Random) -> dict[str, list[Meaning]]:
+    """For each family what might be said of the object, without doubles; not proved yet."""
+    proposed = {family: list(dict.fromkeys(rule(objects, i, random))) for family, rule in FAMILIES.items()}
+    proposed["combination"] = list(dict.fromkeys(combined(objects, i, random, proposed)))
+    return proposed

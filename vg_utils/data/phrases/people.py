@@ -1,0 +1,121 @@
+"""Which kind of person the captions prove: man, woman, boy, girl, child."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vg_utils.data.phrases import lexicon
+from vg_utils.data.phrases.caption_words import (
+    BOY,
+    CHILD,
+    CHILDREN,
+    COLORS,
+    FEMALE,
+    GIRL,
+    MALE,
+    MEN,
+    VERBS,
+    WOMEN,
+    class_of,
+    subject,
+)
+from vg_utils.data.phrases.colors import NAMES
+from vg_utils.data.phrases.meaning import only_one
+from vg_utils.data.phrases.objects import Objects, members
+
+
+def prove_people(captions: Sequence[list[str]], objects: Objects) -> dict[str, int]:
+    """The kinds of people that at least two captions name and none denies.
+
+    One large person takes what the captions say of one. Several are all men (women) where captions speak of
+    men (women) and of nobody else; else each may be told apart by what it holds, rides or wears.
+    """
+    people = members(objects.named(lexicon.PERSON).sure)
+    if not people or not captions:
+        return {}
+
+    def count(words: frozenset[str]) -> int:
+        return sum(not words.isdisjoint(caption) for caption in captions)
+
+    man, woman, boy, girl = count(MALE), count(FEMALE), count(BOY), count(GIRL)
+    men, women = count(MEN), count(WOMEN)
+    children, child = count(CHILDREN), count(CHILD)
+    if len(people) > 1:
+        everyone = sum(1 << i for i in people)
+        if len(people) <= 4 and not child + children + count(frozenset(("couple", "family"))):
+            if men >= 2 and not woman + women:
+                return {"man": everyone}
+            if women >= 2 and not man + men:
+                return {"woman": everyone}
+        return each_of_several(captions, objects)
+    one = 1 << people[0]
+    if men + women + children:
+        return {}
+    if man + boy >= 2 and not woman + girl:
+        return {"man" if not child else "boy" if not man else "male": one}
+    if woman + girl >= 2 and not man + boy:
+        return {"woman" if not child else "girl" if not woman else "female": one}
+    return {"child": one} if child >= 2 and not man + woman else {}
+
+
+def each_of_several(captions: Sequence[list[str]], objects: Objects) -> dict[str, int]:
+    """The kinds of people whom at least two captions tell apart by what they hold, ride or wear."""
+    votes: dict[int, list[str]] = {}
+    for words in captions:
+        found = subject(words, (lexicon.PERSON,))
+        if found is not None:
+            i = only_one((("main", lexicon.PERSON), *filters(words[found[0] :])), objects)
+            if i is not None:
+                votes.setdefault(i, []).append(kind_of(words[: found[0]]))
+    kinds: dict[str, int] = {}
+    for i, said in votes.items():
+        named = {kind for kind in said if kind}
+        if len(named) == 1 and len(said) - said.count("") >= 2:
+            kind = named.pop()
+            kinds[kind] = kinds.get(kind, 0) | 1 << i
+    return kinds
+
+
+def kind_of(noun_phrase: list[str]) -> str:
+    """The kind of person that a noun phrase names, or nothing."""
+    said = set(noun_phrase)
+    for kind, words in (("man", MALE), ("woman", FEMALE), ("boy", BOY), ("girl", GIRL), ("child", CHILD)):
+        if said & words:
+            return kind
+    return ""
+
+
+def filters(rest: list[str]) -> list[tuple]:
+    """What a caption says of a person that can be proved: clothes, and things held, ridden or worn."""
+    found: list[tuple] = []
+    for k, word in enumerate(rest):
+        if word in ("in", "wearing"):
+            colors = [w for w in rest[k + 1 : k + 3] if w in COLORS]
+            joined_colors = rest[k + 1 : k + 4].count("and")
+            color = colors[0].replace("grey", "gray") if colors and not joined_colors else None
+            if color in NAMES:
+                found.append(("color", "any", color))
+        for end in range(k + 2, min(k + 6, len(rest) + 1)):
+            categories = [class_of(" ".join(rest[end - n : end])) for n in (2, 1) if end - n > k]
+            thing = next((c for c in categories if c in VERBS.get(word, ((), ""))[0]), None)
+            if thing is not None:
+                found.append(("relation", VERBS[word][1], (("all", thing),)))
+                break
+    return found
+
+
+def agrees(noun_phrase: list[str], objects: Objects, i: int) -> bool:
+    """Whether the words for a person contradict nothing that the captions together prove."""
+    kinds = [kind for kind, people in objects.people.items() if people >> i & 1]
+    said = set(noun_phrase)
+    if objects.categories[i] != lexicon.PERSON or said.isdisjoint(MALE | FEMALE | BOY | GIRL | CHILD):
+        return True
+    if said & MALE:
+        return bool({"man", "male"}.intersection(kinds))
+    if said & FEMALE:
+        return bool({"woman", "female"}.intersection(kinds))
+    if said & BOY:
+        return bool({"boy", "male"}.intersection(kinds))
+    if said & GIRL:
+        return bool({"girl", "female"}.intersection(kinds))
+    return bool({"boy", "girl", "child"}.intersection(kinds))

@@ -1,0 +1,135 @@
+"""Detections and captions in COCO's layout, checked and put together as pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from vg_utils.data.examples import DataError
+from vg_utils.data.phrases import lexicon
+from vg_utils.data.phrases.making import Picture
+from vg_utils.data.refer_files import Record, find_picture, require_keys
+
+LEAST_OF_A_SOURCE = 20  # pictures: fewer with a like name are no data set of their own
+
+
+def read_captions(path: Path) -> dict[int, list[str]]:
+    """Captions by picture."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: expected captions, found no such file") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected COCO's captions as JSON, got: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("annotations"), list):
+        raise DataError(f"{path}: expected an object with a list under 'annotations'")
+    captions: dict[int, list[str]] = defaultdict(list)
+    for position, record in enumerate(found["annotations"]):
+        require_keys(record, ("image_id", "caption"), f"{path}, annotation {position}")
+        captions[record["image_id"]].append(str(record["caption"]))
+    return captions
+
+
+def read_pictures(records: Record, path: Path, images: Path, captions: dict[int, list[str]]) -> list[Picture]:
+    """The pictures with their objects, by id; raises on the first fault."""
+    if not images.is_dir():
+        raise DataError(f"{images}: expected the folder of the pictures, found no such folder")
+    for kind, keys in (("images", ("id", "width", "height")), ("categories", ("id", "name"))):
+        for position, record in enumerate(records[kind]):
+            require_keys(record, keys, f"{path}, {kind}, entry {position}")
+    names = {record["id"]: lexicon.canonical(str(record["name"])) for record in records["categories"]}
+    of_image: dict[int, list[Record]] = {record["id"]: [] for record in records["images"]}
+    if len(of_image) < len(records["images"]):
+        raise DataError(f"{path}: expected each image id once, got some twice")
+    ids = set()
+    for position, record in enumerate(records["annotations"]):
+        where = f"{path}, annotations, entry {position}"
+        require_keys(record, ("id", "image_id", "bbox", "category_id"), where)
+        if record["image_id"] not in of_image or record["category_id"] not in names:
+            raise DataError(f"{where}: expected the ids of an image and a category of the file, got {record}")
+        if record["id"] in ids:
+            raise DataError(f"{where}: expected each annotation id once, got {record['id']} again")
+        ids.add(record["id"])
+        of_image[record["image_id"]].append(record)
+    known = annotated_classes(records["images"], of_image, names)
+    pictures = []
+    for record in sorted(records["images"], key=lambda record: record["id"]):
+        image_id, where = record["id"], f"{path}, image {record['id']}"
+        size_wh = record["width"], record["height"]
+        if not all(isinstance(side, int) and side > 0 for side in size_wh) or not isinstance(image_id, int):
+            raise DataError(f"{where}: expected a whole id, width and height, got {record}")
+        found = find_picture([images], image_id, record.get("file_name"))
+        if found is None:
+            raise DataError(f"{where}: expected {record.get('file_name')} in {images}, found no such picture")
+        own = [each for each in of_image[image_id] if check_bbox(each, size_wh, where)]
+        pictures.append(
+            Picture(
+                image_id,
+                found,
+                size_wh,
+                [each["bbox"] for each in own],
+                [names[each["category_id"]] for each in own],
+                [bool(each.get("iscrowd")) for each in own],
+                captions.get(image_id, ()),
+                known[image_id],
+            )
+        )
+    return pictures
+
+
+def check_bbox(record: Record, size_wh: tuple[int, int], where: str) -> bool:
+    """Whether the box has an area; a DataError if it is no box of the picture."""
+    where = f"{where}, annotation {record['id']}"
+    box = record["bbox"]
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
+        raise DataError(f"{where}: expected bbox [x, y, width, height], got {box}")
+    x, y, width, height = box
+    inside = x >= -1 and y >= -1 and x + width <= size_wh[0] + 1 and y + height <= size_wh[1] + 1
+    if not inside:
+        raise DataError(f"{where}: expected a box in the {size_wh[0]}x{size_wh[1]} picture, got {box}")
+    return width >= 1 and height >= 1
+
+
+def annotated_classes(
+    images: Sequence[Record], of_image: dict[int, list[Record]], names: dict[int, str]
+) -> dict[int, frozenset[str]]:
+    """For each picture the classes that somebody looked for in it: only these can be said to be absent.
+
+    A file may mix data sets that annotate different classes. A picture may say itself which, in
+    `annotated_category_ids`. Else its source counts: the pictures whose file names are alike up to the number
+    ("voc2007_000012.jpg") and that agree on `all_objects_annotated`. The classes of a source are those that
+    occur in it. Sources of fewer than 20 pictures are taken together.
+    """
+    sources: dict[tuple, list[int]] = defaultdict(list)
+    known: dict[int, frozenset[str]] = {}
+    for record in images:
+        if "annotated_category_ids" in record:
+            known[record["id"]] = frozenset(names[i] for i in record["annotated_category_ids"] if i in names)
+            continue
+        stem = re.sub(r"\d+$", "", Path(str(record.get("file_name", ""))).stem)
+        sources[stem, record.get("all_objects_annotated", True)].append(record["id"])
+    rest: dict[bool, list[int]] = defaultdict(list)
+    for (_, complete), ids in list(sources.items()):
+        if len(ids) < LEAST_OF_A_SOURCE:
+            rest[complete] += ids
+    groups = [ids for ids in sources.values() if len(ids) >= LEAST_OF_A_SOURCE] + list(rest.values())
+    for ids in groups:
+        classes = frozenset(names[record["category_id"]] for i in ids for record in of_image[i])
+        known.update(dict.fromkeys(ids, classes))
+    return known
+
+
+def class_weights(pictures: Iterable[Picture]) -> dict[str, float]:
+    """How often absent phrases name a class: by the root of the number of pictures that show it."""
+    counts = Counter(category for picture in pictures for category in set(picture.categories))
+    return {category: number**0.6 for category, number in sorted(counts.items())}
+
+
+def known_weights(weights: dict[str, float], picture: Picture) -> dict[str, float]:
+    """Of the classes that the picture's data set annotates."""
+    return {
+        name: weight for name, weight in weights.items() if picture.known is None or name in picture.known
+    }

@@ -1,0 +1,258 @@
+"""`prepare phrases`: a detection data set in, a grounding data set in RefCOCOg's layout out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vg_utils.data.examples import DataError
+from vg_utils.data.phrases.making import Made, Picture, make
+from vg_utils.data.phrases.reading import class_weights, known_weights, read_captions, read_pictures
+from vg_utils.data.refer_files import Record, read_instances, write_refer
+from vg_utils.files import write_atomically
+
+VERSION = 1  # raise it whenever the same seed gives other phrases
+MARKER = "phrases.json"
+HELD_OUT = 5  # pictures of a hundred in val, and as many in test
+CHUNK = 64  # pictures that a process takes at a time
+FEW_PICTURES = 500  # are made before processes have started
+
+
+@dataclass
+class Summary:
+    """What was made and what was left out.
+
+    Attributes:
+        root: the folder.
+        pictures, phrases, absent: numbers by split.
+        families: number of phrases by family, absent ones apart.
+        left_out: number of objects, proposals and pictures that were left out, by reason.
+    """
+
+    root: Path
+    pictures: Counter = field(default_factory=Counter)
+    phrases: Counter = field(default_factory=Counter)
+    absent: Counter = field(default_factory=Counter)
+    families: Counter = field(default_factory=Counter)
+    left_out: Counter = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        def table(counts: Counter) -> Iterator[str]:
+            yield from (f"  {number:>9,}  {name}" for name, number in counts.most_common())
+
+        splits = ", ".join(f"{n:,} {split}" for split, n in self.pictures.items())
+        lines = [
+            f"{self.root}: {self.pictures.total():,} pictures ({splits}), {self.phrases.total():,} phrases, "
+            f"{self.absent.total():,} that fit nothing",
+            "phrases by family:",
+            *table(self.families),
+            "left out:",
+            *table(self.left_out),
+        ]
+        return "\n".join(lines)
+
+
+def make_phrases(
+    instances: str | Path,
+    images: str | Path,
+    root: str | Path,
+    captions: str | Path | None = None,
+    seed: int = 0,
+    processes: int | None = None,
+    progress: bool = True,
+) -> Summary:
+    """Write a grounding data set made from detections: RefCOCOg's layout with absent phrases.
+
+    All is checked and all phrases are made before anything is written. A run that was cut short starts anew,
+    and a folder made with the same arguments is made again in place, file by file.
+
+    Args:
+        instances: detections in COCO's layout (`images`, `annotations` with `bbox` x, y, width, height,
+            `categories`). A picture may say `all_objects_annotated: false`, see `annotated_classes`.
+        images: folder of the pictures, under their `file_name` or COCO's name.
+        root: folder for `annotations/` and `images/`; pictures are linked (hard) where possible, else copied.
+        captions: sentences in COCO's layout (`annotations` with `image_id`, `caption`), or None.
+        seed: of everything.
+        processes: how many work at once; None takes one a core for many pictures. The phrases are the same.
+            New processes import the script that calls this: it needs `if __name__ == "__main__":`.
+        progress: show a bar.
+
+    Raises:
+        DataError: damaged or missing files, a picture that is missing, does not decode or has another size, a
+            folder with other data.
+    """
+    root, instances_path = Path(root), Path(instances)
+    records = read_instances(instances_path)
+    sentences = read_captions(Path(captions)) if captions else {}
+    pictures = read_pictures(records, instances_path, Path(images), sentences)
+    made_with = {
+        "instances": instances_path.name,
+        "captions": bool(captions),
+        "seed": seed,
+        "version": VERSION,
+    }
+    check_folder(root, made_with)
+
+    weights = class_weights(pictures)
+    made = list(make_all(pictures, seed, weights, processes, progress))
+    names = {picture.image_id: picture.path.name for picture in pictures}
+    splits = split_pictures({each.image_id: names[each.image_id] for each in made if each.phrases})
+    summary = Summary(root)
+    out, refs, absent = to_records(records, made, splits, made_with, summary)
+    if not refs:
+        raise DataError(f"{instances_path}: expected pictures with objects to speak of, made no phrase")
+    write_atomically(root / MARKER, json.dumps(made_with).encode())
+    for picture in pictures:
+        if picture.image_id in splits:
+            place(picture.path, root / "images" / picture.path.name)
+    write_refer(root, "umd", out, refs, absent)
+    return summary
+
+
+def check_folder(root: Path, made_with: dict) -> None:
+    """Raise a DataError if the folder holds something else than these phrases."""
+    marker, ways_out = root / MARKER, "choose another folder, or remove this one to make it anew"
+    if root.exists() and not root.is_dir():
+        raise DataError(f"{root}: expected a folder, found a file")
+    if marker.is_file():
+        found = json.loads(marker.read_text())
+        if found != made_with:
+            raise DataError(f"{root}: expected phrases made with {made_with}, found {found}; {ways_out}")
+    elif any((root / "annotations").glob("*")) or any((root / "images").glob("*")):
+        raise DataError(f"{root}: expected a folder without data, found annotations or images; {ways_out}")
+
+
+def make_some(pictures: Sequence[Picture], seed: int, weights: dict[str, float]) -> list[Made]:
+    """The work of a process: some pictures."""
+    return [make(picture, seed, known_weights(weights, picture)) for picture in pictures]
+
+
+def make_all(
+    pictures: Sequence[Picture], seed: int, weights: dict[str, float], processes: int | None, progress: bool
+) -> Iterator[Made]:
+    """The phrases of all pictures, in order."""
+    chunks = [pictures[k : k + CHUNK] for k in range(0, len(pictures), CHUNK)]
+    work = partial(make_some, seed=seed, weights=weights)
+    if processes is None:
+        processes = os.cpu_count() or 1 if len(pictures) > FEW_PICTURES else 1
+    with tqdm(total=len(pictures), desc="phrases", unit="img", disable=not progress) as bar:
+        if processes <= 1:
+            for chunk in map(work, chunks):
+                yield from chunk
+                bar.update(len(chunk))
+            return
+        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+            for chunk in pool.map(work, chunks):
+                yield from chunk
+                bar.update(len(chunk))
+
+
+def split_of(file_name: str) -> str:
+    """The split of a picture, told by its name alone: more pictures, or another seed, move none of them."""
+    place = zlib.crc32(file_name.encode()) % 100
+    return "test" if place < HELD_OUT else "val" if place < 2 * HELD_OUT else "train"
+
+
+def split_pictures(file_names: Mapping[int, str]) -> dict[int, str]:
+    """A split for each picture, by its name; of three pictures or more, one at least in each split."""
+    splits = {number: split_of(name) for number, name in file_names.items()}
+    for split in ("val", "test") if len(splits) > 2 else ():
+        if split not in splits.values():
+            training = [number for number in splits if splits[number] == "train"]
+            splits[min(training, key=lambda number: zlib.crc32(file_names[number].encode()))] = split
+    return splits
+
+
+def to_records(
+    instances: Record, made: Sequence[Made], splits: dict[int, str], made_with: dict, summary: Summary
+) -> tuple[Record, list[Record], list[Record]]:
+    """`instances.json`, references and absent phrases as RefCOCOg's files have them."""
+    of_image: dict[int, list[Record]] = defaultdict(list)
+    for record in instances["annotations"]:
+        of_image[record["image_id"]].append(record)
+    refs: list[Record] = []
+    absent: list[Record] = []
+    sent_id = 0
+
+    def sentence(phrase) -> Record:
+        nonlocal sent_id
+        sent_id += 1
+        text = phrase.text
+        return {
+            "tokens": text.split(),
+            "raw": text,
+            "sent": text,
+            "sent_id": sent_id,
+            "family": phrase.family,
+        }
+
+    for each in made:
+        summary.left_out.update(each.left_out)
+        split = splits.get(each.image_id)
+        if split is None:
+            summary.left_out["picture: nothing to say"] += 1
+            continue
+        annotations = [r for r in of_image[each.image_id] if r["bbox"][2] >= 1 and r["bbox"][3] >= 1]
+        summary.pictures[split] += 1
+        summary.phrases[split] += len(each.phrases)
+        summary.absent[split] += len(each.absent)
+        summary.families.update(phrase.family for phrase in each.phrases)
+        summary.families.update(f"absent: {phrase.family}" for phrase in each.absent)
+        for i in sorted({phrase.object for phrase in each.phrases}):
+            sentences = [sentence(phrase) for phrase in each.phrases if phrase.object == i]
+            refs.append(
+                {
+                    "ref_id": len(refs) + 1,
+                    "ann_id": annotations[i]["id"],
+                    "image_id": each.image_id,
+                    "category_id": annotations[i]["category_id"],
+                    "split": split,
+                    "file_name": "",
+                    "sent_ids": [s["sent_id"] for s in sentences],
+                    "sentences": sentences,
+                }
+            )
+    for each in made:
+        if each.image_id in splits:
+            whose = {"image_id": each.image_id, "split": splits[each.image_id]}
+            absent += [{**whose, **sentence(phrase)} for phrase in each.absent]
+    complete = all(record.get("all_objects_annotated", True) for record in instances["images"])
+    info = {
+        **(instances.get("info") or {}),
+        "generator": "vg_utils.data.phrases",
+        "lists_all_objects": complete,
+    }
+    out = {
+        "info": {**info, **made_with},
+        "licenses": instances.get("licenses", []),
+        "images": [record for record in instances["images"] if record["id"] in splits],
+        "annotations": [record for record in instances["annotations"] if record["image_id"] in splits],
+        "categories": instances["categories"],
+    }
+    return out, refs, absent
+
+
+def place(source: Path, target: Path) -> None:
+    """The picture in the new folder: another name of the same file where the disk allows it, else a copy."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+    def link_or_copy(temporary: Path) -> None:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+    write_atomically(target, link_or_copy)

@@ -112,6 +112,7 @@ def test_choices_are_checked():
         ("train.seed", (-1,), "a whole number of 0 or more"),
         ("train.lr", (-1e-3, math.nan, math.inf, None), "a number of 0 or more"),
         ("train.backbone_lr", (-1e-9,), "a number of 0 or more"),
+        ("train.text_lr", (-1e-9,), "a number of 0 or more"),
         ("train.weight_decay", (-0.1,), "a number of 0 or more"),
         ("train.warmup", (-0.1,), "a number of 0 or more"),
         ("train.grad_clip", (-1.0,), "a number of 0 or more"),
@@ -190,7 +191,7 @@ def test_models_with_a_recipe_of_their_own_get_it(key):
 def test_unknown_preset_names_the_nearest():
     with pytest.raises(ConfigError, match=r"unknown preset 'scene', did you mean 'scenes'\?"):
         preset("scene")
-    with pytest.raises(ConfigError, match="expected one of refcocog, scenes"):
+    with pytest.raises(ConfigError, match="expected one of photos, refcocog, scenes"):
         preset("xyz")
 
 

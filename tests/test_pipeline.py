@@ -14,7 +14,7 @@ from vg_utils import pipeline
 from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import DataError, load_examples
 from vg_utils.data.download import is_download
-from vg_utils.presets import preset
+from vg_utils.presets import PRESETS, preset
 from vg_utils.refscenes import scenes
 
 FAST, FULL = {"images": 5, "size": 32, "seed": 0}, {"images": 10, "size": 32, "seed": 0, "counts": {"val": 3}}
@@ -98,6 +98,13 @@ def test_a_folder_of_a_persons_own_is_never_written_to(tmp_path, name, make, fas
 
 def test_own_lines_that_are_not_there_are_not_drawn(tmp_path):
     pipeline.prepare_data(config_for("scenes", tmp_path / "desk.jsonl"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_fetched_for_a_preset_whose_data_nobody_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr("vg_utils.data.download.prepare_refcocog", lambda root: pytest.fail("a download"))
+    for name in PRESETS.keys() - {"scenes", "refcocog"}:
+        pipeline.prepare_data(config_for(name, tmp_path / "new"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -253,7 +253,7 @@ class TrainConfig:
         counts = ("epochs", "batch_images", "accumulation", "cache_views")
         check_ranges(self, "train", **dict.fromkeys(counts, (1, NO_LIMIT)))
         counts = ("epoch_images", "similarity_images", "save_every", "seed")
-        rates = ("lr", "backbone_lr", "weight_decay", "warmup", "grad_clip")
+        rates = ("lr", "backbone_lr", "text_lr", "weight_decay", "warmup", "grad_clip")
         check_ranges(self, "train", **dict.fromkeys((*counts, *rates), (0, NO_LIMIT)))
         check_ranges(self, "train", layer_decay=(0, 1), ema=(0, 1))
         if self.ema == 1:

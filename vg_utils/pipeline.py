@@ -91,6 +91,8 @@ def prepare_data(config: Config, fast: bool = False) -> None:
         DataError: the RefScenes there are another run's, or as the writers say.
     """
     root = Path(config.data.root)
+    if config.preset not in ("scenes", "refcocog"):  # nothing here makes its data by itself
+        return
     begun, write = _writer(config.preset, root, fast)
     if begun or (is_vacant(root) and root.suffix != ".jsonl"):
         write()

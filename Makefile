@@ -30,4 +30,4 @@ notebooks: .venv/ready
 	touch $@
 
 clean:
-	rm -rf runs data/scenes data/features
+	rm -rf runs data/scenes data/scenes-fast data/features

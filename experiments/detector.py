@@ -36,7 +36,7 @@ from vg_utils.config import DetectorClipConfig
 from vg_utils.data import DataError, GroundingExample, load_examples, load_image
 from vg_utils.files import write_atomically
 from vg_utils.models.detectors import select_proposals
-from vg_utils.models.precision import autocast
+from vg_utils.models.precision import best_precision
 from vg_utils.refscenes.raycast import SHAPES
 
 ARCHITECTURE = "fasterrcnn_mobilenet_v3_large_320_fpn"
@@ -126,7 +126,8 @@ def losses_of(model: nn.Module, images: Tensor, targets: list[dict[str, Tensor]]
     scale = side / images.shape[-1]
     targets = [target | {"boxes": target["boxes"] * scale} for target in targets]
     images = F.interpolate((images - mean) / std, size=(side, side), mode="bilinear", align_corners=False)
-    with autocast(images.device):
+    bf16 = best_precision(images.device) == "bf16"  # not float16: no gradient scaler here
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         features = model.backbone(images.contiguous(memory_format=torch.channels_last))
     features = {name: value.float() for name, value in features.items()}
     sizes = [(side, side)] * len(images)

@@ -48,6 +48,7 @@ from vg_utils.config import ClipConfig, HRNetConfig
 from vg_utils.models.backbones import normalise
 from vg_utils.models.clip import ClipBackbone, resized_positions
 from vg_utils.models.hrnet import HRNetBackbone
+from vg_utils.models.precision import best_precision
 from vg_utils.models.shipped import WEIGHTS_DIR, Statistics, pack
 from vg_utils.refscenes.scenes import VERSION
 
@@ -76,7 +77,7 @@ def pretrain_clip(
     for step in range(steps):
         images, texts = clip_batch(corpus, batch, SIDES[step % len(SIDES)], random)
         tokens, number = words(texts)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=best_precision(device) == "bf16"):
             image = F.normalize(_embed(model, images).float(), dim=1)
             text = F.normalize(model.encode_texts(tokens).pooled.float(), dim=1)
         logits = model.clip.logit_scale.exp().clamp(max=100) * image @ text.T  # (N, N)
@@ -155,7 +156,7 @@ def pretrain_hrnet(
 
     for step in range(steps):
         scenes = torch.randint(0, len(corpus.images), (batch,), device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=best_precision(device) == "bf16"):
             features = model(pictures(scenes, SIDES[step % len(SIDES)]))
         losses = dense_losses(head(features), corpus, of_scene[scenes])
         loss = sum(losses.values())

@@ -89,12 +89,9 @@ class Pictures:
         """The same on a device."""
         moved = copy.copy(self)
         moved.device, moved.held = device, {}
-        images = {}
         for (split, shuffle), pictures in self.held.items():
-            images[split] = images.get(split, pictures.images).to(device)
-            pictures = copy.copy(pictures)
-            pictures.images = images[split]  # shared by the plain and the shuffled
-            moved.held[split, shuffle] = pictures.to(device)
+            plain = moved.held.get((split, False))  # comes first; the shuffled share its images
+            moved.held[split, shuffle] = pictures.to(device, plain.pictures.images if plain else None)
         return moved
 
 

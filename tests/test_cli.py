@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import shutil
 import subprocess
@@ -307,6 +308,59 @@ def test_wrong_arguments_are_refused(line, trained, scenes, tmp_path):
     assert "images" in line("prepare", "scenes", "--root", tmp_path / "new", "--images", "0")
     assert "size" in line("prepare", "scenes", "--root", tmp_path / "new", "--size", "8")
     assert str(scenes) in line("prepare", "scenes", "--root", scenes, "--images", "21", "--size", "64")
+
+
+def test_settings_beside_a_checkpoint_are_refused_and_not_offered(line, trained, scenes):
+    where = ("--data", scenes, "--split", "test")
+    assert "brings its own settings" in line("evaluate", trained, *where, "--train.lr", "1")
+    assert "--preset refcocog" in line("evaluate", trained, *where, "--preset", "refcocog")
+    assert "--preset scenes" in line("evaluate", "constant-box", *where, "--preset", "scenes")
+    assert "--train.lr" in line("evaluate", "detector-clip", *where, "--train.lr", "1")
+    assert "did you mean" in line("evaluate", "detector-clip", *where, "--model.detector-clip.mod", "crop")
+    done = " ".join(shell("evaluate", "--help").stdout.split())
+    assert "--train.lr" not in done
+    assert "a checkpoint brings its own settings" in done
+    assert "--train.lr" in shell("train", "--help").stdout
+
+
+def test_flags_of_another_data_set_are_refused(line, tmp_path):
+    assert "--images: prepare refcocog has no such flag" in line(
+        "prepare", "refcocog", "--root", tmp_path, "--images", "10"
+    )
+    assert "--source: prepare scenes has no such flag" in line(
+        "prepare", "scenes", "--root", tmp_path, "--source", "x"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_training_leaves_the_directory_to_the_corrected_one(line, scenes, tmp_path, small):
+    out, first = tmp_path / "run", ("--data.limit-images", "4", "--train.epochs", "1", "--fast", *small)
+    train = ("train", "--out", out, "--data", scenes, *first)
+    for wrong in (("--train.epochs", "0"), ("--train.lr", "-1"), ("--train.batch-images", "1"),
+                  ("--data.resident", "True"), ("--data.root", tmp_path / "nowhere"),
+                  ("--model.hrnet.weights", "no.pt")):  # fmt: skip
+        assert wrong[0][2:] in line(*train, *wrong) or str(wrong[1]) in line(*train, *wrong)
+        assert not out.exists()
+    assert call(*train) == 0
+
+
+def test_what_is_left_out_is_said_once(tmp_path, capfd):
+    """Of each split, on whatever stream, and by `evaluate` too."""
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
+    good = json.dumps({"image": "a.png", "expressions": [{"text": "it", "box_xyxy": [1, 1, 30, 30]}]})
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(f"{good}\n{good}\n" + '{"image": "none.png"}\n')
+    logging.getLogger().handlers.clear()  # pytest's would take what a person sees on stderr
+    arguments = ("--model", "text-only", "--fast", "--train.epochs", "1", "--model.image-size", "64")
+    assert (
+        call("train", "--data", tmp_path, "--out", tmp_path / "run", *arguments, "--train.cached", "False")
+        == 0
+    )
+    said = capfd.readouterr()
+    assert (said.out + said.err).count("left out 1") == 2  # of train, and of val
+    assert call("evaluate", tmp_path / "run", "--data", tmp_path, "--split", "test") == 0
+    said = capfd.readouterr()
+    assert (said.out + said.err).count("left out 1") == 1
 
 
 def test_what_comes_later_says_so(line):

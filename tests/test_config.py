@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -96,6 +97,70 @@ def test_choices_are_checked():
         DetectorClipConfig(mode="cut")
     with pytest.raises(ConfigError, match="expected max_proposals of 1 or more"):
         DetectorClipConfig(max_proposals=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("train.epochs", (0, -3, 2.5, "3", True), "a whole number of 1 or more"),
+        ("train.batch_images", (0, -1), "a whole number of 1 or more"),
+        ("train.accumulation", (0,), "a whole number of 1 or more"),
+        ("train.cache_views", (0,), "a whole number of 1 or more"),
+        ("train.epoch_images", (-1,), "a whole number of 0 or more"),
+        ("train.similarity_images", (-1,), "a whole number of 0 or more"),
+        ("train.save_every", (-1,), "a whole number of 0 or more"),
+        ("train.seed", (-1,), "a whole number of 0 or more"),
+        ("train.lr", (-1e-3, math.nan, math.inf, None), "a number of 0 or more"),
+        ("train.backbone_lr", (-1e-9,), "a number of 0 or more"),
+        ("train.text_lr", (-1e-9,), "a number of 0 or more"),
+        ("train.weight_decay", (-0.1,), "a number of 0 or more"),
+        ("train.warmup", (-0.1,), "a number of 0 or more"),
+        ("train.grad_clip", (-1.0,), "a number of 0 or more"),
+        ("train.layer_decay", (-0.5, 1.5), "a number from 0 to 1"),
+        ("train.ema", (-0.1, 1.1), "a number from 0 to 1"),
+        ("train.ema", (1.0,), "a number below 1"),
+        ("train.optimizer", ("sgd",), "one of adamw, adam"),
+        ("train.precision", ("fp8",), "one of auto, no, bf16, fp16"),
+        ("data.workers", (-1,), "a whole number of 0 or more"),
+        ("data.max_expressions", (0,), "a whole number of 1 or more"),
+        ("data.limit_images", (-5,), "a whole number of 0 or more"),
+        ("data.absent", (-1,), "a whole number of 0 or more"),
+        ("data.flip", (-0.1, 1.1), "a number from 0 to 1"),
+        ("data.jitter", (1.5,), "a number from 0 to 1"),
+        ("data.recolor", (-1,), "a number from 0 to 1"),
+        ("data.scale", ((0.0, 1.0), (2.0, 1.0), (1.0,), (1.0, math.inf)), "two numbers above 0"),
+        ("model.clip.tuning", ("all",), "one of frozen, norms, last, lora, full"),
+        ("model.clip.text_tuning", ("",), "one of frozen, norms, last, lora, full"),
+        ("model.clip.lora_rank", (0,), "a whole number of 1 or more"),
+        ("model.hrnet.tuning", ("all",), "one of frozen, norms, last, lora, full"),
+        ("model.clip_hrnet.hidden", (-4,), "a whole number of 0 or more"),
+        ("model.dense_grounder.dropout", (1.5,), "a number from 0 to 1"),
+        ("model.dense_grounder.box_weight", (-1.0,), "a number of 0 or more"),
+        ("model.transvg.heads", (0,), "a whole number of 1 or more"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_by_name(tmp_path, name, values, expected):
+    path, keys = tmp_path / "config.json", name.split(".")
+    for value in values:
+        changes = {name.replace(".", "__"): value}
+        with pytest.raises(ConfigError) as raised:
+            set_fields(Config(), **changes)
+        assert str(raised.value).startswith(f"{name}: expected {expected}")
+        assert str(raised.value).endswith(f"got {value!r}")
+        if isinstance(value, int | float) and math.isfinite(value):  # what JSON can say, in a run's file
+            nested = value
+            for key in reversed(keys):
+                nested = {key: nested}
+            path.write_text(json.dumps(nested))
+            with pytest.raises(ConfigError, match=rf"{name}: expected {expected}"):
+                Config.load(path)
+
+
+def test_values_at_the_edge_are_taken():
+    edge = {"train__lr": 0, "train__weight_decay": 0.0, "train__ema": 0.0, "data__scale": (1.0, 1.0)}
+    edge |= {"train__epochs": 1, "train__batch_images": 1, "data__workers": 0, "data__flip": 1}
+    config = set_fields(Config(), **edge)
+    assert (config.train.lr, config.data.flip) == (0, 1)
 
 
 def test_settings_cannot_be_changed_in_place():

@@ -40,8 +40,10 @@ def different(flag: str) -> tuple[list[str], Any]:
         return [CHOICES[flag]], type(default)(CHOICES[flag])
     if isinstance(default, bool):
         return [str(not default)], not default
-    if isinstance(default, int | float):
+    if isinstance(default, int):
         return [str(default + 1)], default + 1
+    if isinstance(default, float):  # many are shares
+        return [str(default / 2 or 0.5)], default / 2 or 0.5
     if isinstance(default, tuple):
         return [str(value + 1) for value in default], tuple(value + 1 for value in default)
     return ["other"], "other"

@@ -17,8 +17,10 @@ from vg_utils.data.transforms import EvalTransform
 from vg_utils.models import build_model
 from vg_utils.models.checkpoints import save_checkpoint
 from vg_utils.models.clip import tokenize
+from vg_utils.models.detector_clip import build_detector_clip
 from vg_utils.models.prediction import Prediction
 from vg_utils.predictor import Grounder
+from vg_utils.presets import preset
 
 PHRASES = ["the red cube", "the small metal sphere left of the cone", "the largest thing"]
 
@@ -239,3 +241,21 @@ def test_a_checkpoint_answers_as_the_model_that_was_saved(grounder, tiny_config,
     assert not loaded.model.training
     assert loaded.config == tiny_config
     assert loaded.set_image(picture).ground(PHRASES) == grounder.set_image(picture).ground(PHRASES)
+
+
+@pytest.mark.parametrize("door", ["grounder", "detector-clip"])
+def test_both_doors_refuse_an_empty_phrase_alike_and_forget_a_picture_that_failed(grounder, tmp_path, door):
+    if door == "detector-clip":
+        config = preset("scenes", "detector-clip").model
+        asked = build_detector_clip(config)
+        asked.set_image(noise(64, 64), torch.tensor([[1.0, 2.0, 30.0, 40.0]]))
+    else:
+        asked = grounder.set_image(noise(64, 64))
+    for empty in ("", "   ", ["the red cube", ""]):
+        with pytest.raises(DataError, match="at least one word"):
+            asked.ground(empty)
+    assert len(asked.ground("the red cube")) == 1
+    with pytest.raises(DataError):
+        asked.set_image(tmp_path / "missing.jpg")
+    with pytest.raises(ValueError, match="no picture to look at"):
+        asked.ground("the red cube")

@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 from vg_utils.config import Config, ConfigError, nearest, set_fields
 from vg_utils.presets import PRESETS, preset, random_init, with_fast
 
+OWN_SETTINGS = "a checkpoint brings its own settings"
+OF_SCENES, OF_REFCOCO = ("images", "size", "seed"), ("base_url", "source", "workers")  # flags of `prepare`
 REPOSITORY = Path(__file__).parent.parent  # `benchmarks` lies beside `vg_utils`
 SHARED_FLAGS: dict[str, dict[str, Any]] = {  # of several verbs
     "--preset": {"default": "scenes", "help": f"one of {', '.join(PRESETS)} (default: scenes)"},
@@ -75,22 +77,25 @@ def _run(options: argparse.Namespace) -> None:
     config = _config(options, "clip-hrnet")  # before what takes long to import
     from vg_utils.pipeline import run
 
-    run(config, Path(options.out or f"runs/{config.preset}"), fast=options.fast)
+    usual = f"runs/{config.preset}-fast" if options.fast else f"runs/{config.preset}"
+    run(config, Path(options.out or usual), fast=options.fast)
 
 
 def _prepare(options: argparse.Namespace) -> None:
+    own, others = (OF_SCENES, OF_REFCOCO) if options.dataset == "scenes" else (OF_REFCOCO, OF_SCENES)
+    given = {name: v for name, v in vars(options).items() if name in own + others and v is not None}
+    for name in given.keys() & set(others):
+        raise _UsageError(f"--{name.replace('_', '-')}: prepare {options.dataset} has no such flag")
     if options.dataset == "scenes":
         from vg_utils.refscenes.scenes import processes_of_a_program, write_scenes
 
-        processes = processes_of_a_program(options.images)
-        root = write_scenes(options.root, options.images, options.size, options.seed, processes=processes)
+        given = {"images": 2000} | given
+        root = write_scenes(options.root, **given, processes=processes_of_a_program(given["images"]))
         print(f"RefScenes is in {root}")
         return
     from vg_utils.data.download import prepare_refcocog
 
-    places = {"base_url": options.base_url} if options.base_url else {}
-    places |= {"source": options.source} if options.source else {}
-    summary = prepare_refcocog(options.root, options.dataset, workers=options.workers, **places)
+    summary = prepare_refcocog(options.root, options.dataset, **given)
     print(summary)
     if summary.failed:
         raise _UsageError(
@@ -106,19 +111,34 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    config = _detector_config(options)  # before what takes long to import
     from vg_utils.pipeline import evaluate_checkpoint
 
-    if options.settings and options.checkpoint != "detector-clip":
-        raise _UsageError(f"unknown argument {options.settings[0]} (a checkpoint brings its own settings)")
     evaluate_checkpoint(
         options.checkpoint,
         data=options.data,
         split=options.split,
-        config=_config(options, "detector-clip"),
+        config=config,
         json_path=options.json,
         figures=options.figures,
         partition=options.partition,
     )
+
+
+def _detector_config(options: argparse.Namespace) -> Config | None:
+    """What `evaluate detector-clip` is to be; None for a checkpoint, which brings its own settings."""
+    if options.checkpoint != "detector-clip":
+        if options.settings:
+            raise _UsageError(f"unknown argument {options.settings[0]} ({OWN_SETTINGS})")
+        if options.preset is not None:
+            raise _UsageError(f"--preset {options.preset}: only for detector-clip ({OWN_SETTINGS})")
+        return None
+    options.preset = options.preset or "scenes"
+    config = _config(options, "detector-clip")
+    for word in options.settings:
+        if word.startswith("--") and not word.startswith("--model."):
+            raise _UsageError(f"{word}: detector-clip has no such setting, only those of --model")
+    return config
 
 
 def _ground(options: argparse.Namespace) -> None:
@@ -181,8 +201,6 @@ def _later(options: argparse.Namespace) -> None:
 
 def _config(options: argparse.Namespace, model: str) -> Config:
     """Preset, then the shorthands, then every `--any.config.field value`."""
-    from vg_utils.cli import parse_settings
-
     config = preset(options.preset, model)
     if getattr(options, "data", None):
         config = set_fields(config, data__root=str(options.data))
@@ -201,9 +219,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def verb(name: str, do, text: str, settings: bool = False) -> argparse.ArgumentParser:
-        note = " Every setting of vg_utils/config.py is a flag too: --train.lr 1e-3" if settings else ""
-        added = verbs.add_parser(name, help=text, description=text + "." + note, allow_abbrev=False)
+    def verb(name: str, do, text: str, settings: bool = False, note: str = "") -> argparse.ArgumentParser:
+        note = note or (
+            "Every setting of vg_utils/config.py is a flag too: --train.lr 1e-3" if settings else ""
+        )
+        added = verbs.add_parser(name, help=text, description=f"{text}. {note}", allow_abbrev=False)
         added.set_defaults(do=do, takes_settings=settings)
         return added
 
@@ -211,24 +231,20 @@ def _parser() -> argparse.ArgumentParser:
         for flag in flags:
             command.add_argument(flag, **SHARED_FLAGS[flag])
 
-    command = verb(
-        "run", _run, "The main job, start to finish: data, train, evaluate, figures", settings=True
-    )
+    command = verb("run", _run, "The main job: data, train, evaluate, figures", settings=True)
     shared(command, "--preset")
-    command.add_argument("--out", help="run directory (default: runs/PRESET)")
+    command.add_argument("--out", help="run directory (default: runs/PRESET, or runs/PRESET-fast)")
     shared(command, "--random-init", "--fast")
 
     command = verb("prepare", _prepare, "Make or download a data set")
     command.add_argument("dataset", choices=["scenes", "refcocog", "refcoco", "refcoco+"])
     command.add_argument("--root", required=True, help="folder to fill; run again to resume")
-    command.add_argument(
-        "--images", type=int, default=2000, help="scenes: training pictures; the rest is a fifth"
-    )
-    command.add_argument("--size", type=int, default=224, help="scenes: side of a picture in pixels")
-    command.add_argument("--seed", type=int, default=0, help="scenes: the same seed gives the same pictures")
+    command.add_argument("--images", type=int, help="scenes: of train, others a fifth (default: 2000)")
+    command.add_argument("--size", type=int, help="scenes: side of a picture in pixels (default: 224)")
+    command.add_argument("--seed", type=int, help="scenes: same seed, same pictures (default: 0)")
     command.add_argument("--base-url", help="refcoco*: where the pictures are (default: COCO's server)")
     command.add_argument("--source", help="refcoco*: hub data set or folder of parquet with the annotations")
-    command.add_argument("--workers", type=int, default=16, help="refcoco*: parallel downloads")
+    command.add_argument("--workers", type=int, help="refcoco*: parallel downloads (default: 16)")
 
     command = verb("train", _train, "Train a model", settings=True)
     shared(command, "--preset", "--model")
@@ -238,38 +254,31 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--cached", action="store_true", help="train the head on cached features")
     shared(command, "--random-init", "--fast")
 
-    command = verb("evaluate", _evaluate, "Score a checkpoint on a split", settings=True)
-    command.add_argument(
-        "checkpoint", help="run directory, shipped checkpoint, constant-box or detector-clip"
-    )
+    note = f"Settings of the model are flags of detector-clip alone: {OWN_SETTINGS}."
+    command = verb("evaluate", _evaluate, "Score a checkpoint on a split", settings=True, note=note)
+    command.add_argument("checkpoint", help="run directory, shipped one, constant-box or detector-clip")
     command.add_argument("--data", required=True, help="data set")
     command.add_argument("--split", required=True, help="val, test, ...; choose on val, report on test")
     command.add_argument("--partition", help="umd, google or unc (default: the one there is, or umd)")
     command.add_argument("--json", help="write the results to this file")
     command.add_argument("--figures", help="write figures to this folder")
-    shared(command, "--preset")
+    command.add_argument("--preset", help=f"of detector-clip: one of {', '.join(PRESETS)} (default: scenes)")
 
     command = verb("ground", _ground, "Find phrases in a picture")
     command.add_argument("image", help="picture file")
     command.add_argument("phrases", nargs="+", metavar="PHRASE")
-    command.add_argument(
-        "--checkpoint", help="run directory or shipped checkpoint (default: the best shipped)"
-    )
+    command.add_argument("--checkpoint", help="run directory or shipped one (default: the best shipped)")
     command.add_argument("--out", help="draw the boxes into this file")
     command.add_argument("--heatmap", help="draw where the model sees each phrase into this file")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.add_argument(
-        "--threshold",
-        type=float,
-        metavar="SHARE",
-        help="say 'not found' of a phrase that the model holds less likely than this to fit anything",
-    )
+    threshold = "say 'not found' of a phrase that the model holds less likely than this to fit anything"
+    command.add_argument("--threshold", type=float, metavar="SHARE", help=threshold)
 
     command = verb("tune", _tune, "Search settings with Optuna", settings=True)
     shared(command, "--preset", "--model")
     command.add_argument("--study", required=True, help="name; workers with the same storage join by it")
     command.add_argument(
-        "--storage", help="journal file, sqlite:///FILE or postgresql://... (default: OUT/journal.log)"
+        "--storage", help="file, sqlite:///FILE, postgresql://... (default: OUT/journal.log)"
     )
     command.add_argument("--trials", type=int, help="finished ones to reach (default: 30; 4 with --fast)")
     command.add_argument("--timeout", type=float, help="seconds after which no more trials start")
@@ -283,9 +292,8 @@ def _parser() -> argparse.ArgumentParser:
 
     verb("demo", _later, "A page to try a model on", settings=True)
     command = verb("benchmark", _benchmark, "Measure speed, as ratios against a stated baseline")
-    command.add_argument(
-        "name", nargs="?", help="decoding, grouping, caching, grounding or proposals (default: all)"
-    )
+    names = "decoding, grouping, caching, grounding or proposals (default: all)"
+    command.add_argument("name", nargs="?", help=names)
     command.set_defaults(takes_settings=True)  # what the benchmark itself understands
     return parser
 

@@ -8,21 +8,26 @@ presets, which give the fields their values for a data set, are in `vg_utils/pre
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from vg_utils.config_checks import (
+    NO_LIMIT,
+    ConfigError,
+    check_choice,
+    check_numbers,
+    check_ranges,
+    nearest,
+)
 from vg_utils.files import write_atomically
 
+Optimizer = Literal["adamw", "adam"]
+Precision = Literal["auto", "no", "bf16", "fp16"]
 Tuning = Literal["frozen", "norms", "last", "lora", "full"]  # see models/finetuning.py
 BoxLoss = Literal["huber", "l1", "giou", "diou", "ciou", "l1+giou"]  # see models/losses.py
 BOX_LOSSES: tuple[str, ...] = get_args(BoxLoss)
-
-
-class ConfigError(ValueError):
-    """A setting that does not exist or cannot be; the message names the nearest valid one."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,13 @@ class DataConfig:
     resident: bool = False  # decode all pictures once, keep them on the device, augment them there
     features: str = "data/features"  # where feature caches go
 
+    def __post_init__(self) -> None:
+        check_ranges(self, "data", workers=(0, NO_LIMIT), max_expressions=(1, NO_LIMIT), absent=(0, NO_LIMIT))
+        check_ranges(self, "data", limit_images=(0, NO_LIMIT), flip=(0, 1), jitter=(0, 1), recolor=(0, 1))
+        scale = self.scale
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] < NO_LIMIT:
+            raise ConfigError(f"data.scale: expected two numbers above 0, the smaller one first, got {scale}")
+
 
 @dataclass(frozen=True)
 class ClipConfig:
@@ -58,6 +70,11 @@ class ClipConfig:
     text_tuning: Tuning = "frozen"  # of the text encoder
     lora_rank: int = 8  # of the update that `lora` learns
 
+    def __post_init__(self) -> None:
+        check_choice(self.tuning, "model.clip.tuning", Tuning)
+        check_choice(self.text_tuning, "model.clip.text_tuning", Tuning)
+        check_ranges(self, "model.clip", lora_rank=(1, NO_LIMIT))
+
 
 @dataclass(frozen=True)
 class HRNetConfig:
@@ -66,6 +83,9 @@ class HRNetConfig:
     name: str = "hrnet_w18"
     weights: str = "imagenet"  # "imagenet" (timm's), "shipped" (RefScenes), "random", or a local file
     tuning: Tuning = "frozen"
+
+    def __post_init__(self) -> None:
+        check_choice(self.tuning, "model.hrnet.tuning", Tuning)
 
 
 @dataclass(frozen=True)
@@ -114,7 +134,7 @@ class DetectorClipConfig:
     """The ClipRPN project's system without training: a detector proposes boxes, CLIP picks one."""
 
     detector: str = "fasterrcnn_resnet50_fpn_v2"  # torchvision's; "yolo" (ultralytics, AGPL-3.0); "oracle"
-    weights: str = "coco"  # "coco" (torchvision's; has seen RefCOCOg's test set), "shipped", "random", a file
+    weights: str = "coco"  # torchvision's (saw RefCOCOg's test set), "shipped" (none yet), "random", a file
     num_classes: int = 91  # of the weights, background included
     score_threshold: float = 0.3  # less sure detections are no proposals
     nms_iou: float = 0.7  # of proposals that overlap more, whatever their classes, the surer stays
@@ -200,6 +220,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.image_size < 32 or self.image_size % 32:
             raise ConfigError(f"model.image_size: expected a positive multiple of 32, got {self.image_size}")
+        for name, part in vars(self).items():
+            if dataclasses.is_dataclass(part):
+                check_numbers(part, f"model.{name}")
 
 
 @dataclass(frozen=True)
@@ -210,7 +233,7 @@ class TrainConfig:
     epoch_images: int = 0  # pictures of an epoch, after which val is scored and a checkpoint saved; 0: all
     batch_images: int = 64
     accumulation: int = 1  # batches an optimizer step
-    optimizer: Literal["adamw", "adam"] = "adamw"
+    optimizer: Optimizer = "adamw"
     lr: float = 5e-4  # of everything but backbones
     backbone_lr: float = 1e-5  # of what `tuning` leaves trainable in the backbones
     text_lr: float = 0.0  # of the text encoder in place of `backbone_lr`; 0: the same
@@ -219,13 +242,25 @@ class TrainConfig:
     warmup: float = 0.05  # share of all steps, then cosine to zero
     grad_clip: float = 1.0  # norm; 0 switches it off
     ema: float = 0.0  # decay of an exponential moving average of the weights, which is scored; 0: none
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # auto: bf16 where the GPU has it, else no
+    precision: Precision = "auto"  # of GPUs: see models/precision.py
     compile: bool = False  # torch.compile, worth its minutes on long GPU runs
     cached: bool = False  # train the head on a feature cache (frozen backbones only)
     cache_views: int = 1  # 1: the plain letterbox; K > 1: K augmented versions of each picture in the cache
     similarity_images: int = 64  # validation pictures whose crops CLIP compares after each epoch; 0: none
     save_every: int = 0  # checkpoint also every so many optimizer steps; 0: once an epoch
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = ("epochs", "batch_images", "accumulation", "cache_views")
+        check_ranges(self, "train", **dict.fromkeys(counts, (1, NO_LIMIT)))
+        counts = ("epoch_images", "similarity_images", "save_every", "seed")
+        rates = ("lr", "backbone_lr", "text_lr", "weight_decay", "warmup", "grad_clip")
+        check_ranges(self, "train", **dict.fromkeys((*counts, *rates), (0, NO_LIMIT)))
+        check_ranges(self, "train", layer_decay=(0, 1), ema=(0, 1))
+        if self.ema == 1:
+            raise ConfigError(f"train.ema: expected a number below 1 (1 never learns), got {self.ema!r}")
+        check_choice(self.optimizer, "train.optimizer", Optimizer)
+        check_choice(self.precision, "train.precision", Precision)
 
 
 @dataclass(frozen=True)
@@ -293,9 +328,3 @@ def first_difference(one: Any, other: Any, name: str = "") -> str | None:
                 return found
         return None
     return None if one == other else f"{name} is {one!r} there, {other!r} here"
-
-
-def nearest(name: str, valid: Any) -> str:
-    """`, did you mean 'x'?` for the closest of the valid names, else a list of them all."""
-    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(sorted(valid))}"

@@ -24,3 +24,8 @@ def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> N
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_vacant(folder: Path) -> bool:
+    """Whether nobody's files are in a folder: there is none, or it is empty but for hidden ones."""
+    return not folder.exists() or (folder.is_dir() and all(p.name.startswith(".") for p in folder.iterdir()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,23 +12,24 @@ import pandas as pd
 from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import DataError, GroundingExample, Report, dataset_name, load_examples, load_image
 from vg_utils.evaluation.columns import USUAL
-from vg_utils.evaluation.runs import Evaluation, evaluate, evaluate_constant, evaluate_detector
+from vg_utils.evaluation.runs import Evaluation, evaluate, evaluate_constant, evaluate_detector, not_scored
 from vg_utils.figures.evaluation import draw_figures
 from vg_utils.figures.pictures import (
     heatmap_grid,
     prediction_grid,
     prediction_items,
 )
-from vg_utils.files import write_atomically
+from vg_utils.files import is_vacant, write_atomically
 from vg_utils.models.checkpoints import find_checkpoint, save_pickle, shipped_checkpoints
 from vg_utils.models.prediction import Prediction
 from vg_utils.predictor import Grounder, default_device
+from vg_utils.presets import preset
 from vg_utils.training.engine import fit
 from vg_utils.training.loaders import load_split
 
 DEFAULT_CHECKPOINT = "scenes/dense-grounder"  # the best on val of those that come with the package
 FAST_SCENES = {"images": 40, "size": 160, "seed": 0}
-SCENES = {  # what `run --preset scenes` draws where nothing is yet
+SCENES = {  # what `run --preset scenes` draws
     "images": 3600,
     "size": 160,
     "seed": 0,
@@ -42,23 +43,29 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
 
     Beside them checkpoints of this design and of the best, where the package has them for this data set.
 
+    Everything that a training needs is read before the first file of the run is written.
+
     A run that was stopped goes on from its last checkpoint when the same command is given again.
 
     Returns:
         Test results by system, as `evaluate --json` writes them; also in `out/results.pkl` with their rows.
     """
     started = time.perf_counter()
+    if fast and config.data.root == preset("scenes").data.root:  # there a run in full draws more
+        config = set_fields(config, data__root=f"{config.data.root}-fast")
     prepare_data(config, fast)
+    splits = {split: load_split(config, split) for split in ("train", "val", "test")}
+    test, name = splits["test"], dataset_name(config.data.root)
+    choose_on = not_scored(splits["train"], test)  # if nothing is left, an error before the training
     quick = {"train__epochs": min(config.train.epochs, 5), "train__cache_views": 1}
     baseline = set_fields(config, model__name="text-only", train__similarity_images=0, **quick)
-    for settings, directory in ((baseline, out / "text-only"), (config, out)):
+    for settings, directory in ((config, out), (baseline, out / "text-only")):
         print(f"\n{settings.model.name}: training into {directory}", flush=True)
-        fit(settings, directory, resume=True)
-    test, name = load_split(config, "test"), dataset_name(config.data.root)
+        fit(settings, directory, resume=True, splits=splits)
     evaluated = {
         config.model.name: evaluate_run(out, test, name, "test"),
         "text-only": evaluate_run(out / "text-only", test, name, "test"),
-        "constant-box": evaluate_constant(load_split(config, "train"), test, name, "test"),
+        "constant-box": evaluate_constant(choose_on, test, name, "test"),
     }
     ready = {f"{config.preset}/{config.model.name}", DEFAULT_CHECKPOINT}  # the same design, and the best
     for checkpoint in sorted(ready.intersection(shipped_checkpoints(config.preset))):
@@ -75,18 +82,37 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
 
 
 def prepare_data(config: Config, fast: bool = False) -> None:
-    """See to it that the run's data set is there: draw RefScenes, or download RefCOCOg."""
+    """See to it that the run's data set is there: draw RefScenes, or download RefCOCOg.
+
+    Their writers decide what is missing of a folder that they began. Any other folder that holds something is
+    a person's own data: it is used as it is, and nothing is ever written to it.
+
+    Raises:
+        DataError: the RefScenes there are another run's, or as the writers say.
+    """
     root = Path(config.data.root)
-    if config.preset == "scenes":
-        from vg_utils.refscenes.scenes import processes_of_a_program, write_scenes
+    if config.preset not in ("scenes", "refcocog"):  # nothing here makes its data by itself
+        return
+    begun, write = _writer(config.preset, root, fast)
+    if begun or (is_vacant(root) and root.suffix != ".jsonl"):
+        write()
+    else:
+        print(f"{root}: own data, used as they are")
 
-        if not (root / "annotations" / "instances.json").exists():
-            wanted = FAST_SCENES if fast else SCENES
-            write_scenes(root, **wanted, processes=processes_of_a_program(wanted["images"]))
-    elif not any((root / place).exists() for place in ("annotations", "instances.json")):
-        from vg_utils.data.download import prepare_refcocog
 
-        print(prepare_refcocog(root))
+def _writer(preset_name: str, root: Path, fast: bool) -> tuple[bool, Callable[[], object]]:
+    """Whether a preset's writer has begun a folder, and what goes on with it."""
+    if preset_name == "scenes":
+        from vg_utils.refscenes.scenes import numbers_of, processes_of_a_program, write_scenes
+
+        found, wanted = numbers_of(root), FAST_SCENES if fast else SCENES
+        if found and (fast or found != FAST_SCENES):  # made by `prepare` with numbers of the person's own
+            wanted = found
+        processes = processes_of_a_program(wanted["images"])
+        return found is not None, lambda: write_scenes(root, **wanted, processes=processes)
+    from vg_utils.data.download import is_download, prepare_refcocog
+
+    return is_download(root), lambda: print(prepare_refcocog(root))
 
 
 def evaluate_run(
@@ -106,7 +132,7 @@ def evaluate_checkpoint(
     checkpoint: str,
     data: str,
     split: str,
-    config: Config,
+    config: Config | None = None,
     partition: str | None = None,
     json_path: str | None = None,
     figures: str | None = None,
@@ -115,7 +141,7 @@ def evaluate_checkpoint(
 
     Args:
         checkpoint: a run directory, a shipped checkpoint, "constant-box" or "detector-clip".
-        config: the settings of `detector-clip`; a checkpoint brings its own.
+        config: the settings of `detector-clip`, which has to have them; a checkpoint brings its own.
     """
     blind = checkpoint == "constant-box"
     if not blind and checkpoint != "detector-clip":
@@ -130,7 +156,7 @@ def evaluate_checkpoint(
         raise DataError(f"{data}: no usable expression in split {split!r} ({report})")
     name = dataset_name(data)
     if blind:
-        chosen_on = _choosing_split(data, split, partition)
+        chosen_on = _choosing_split(data, split, partition, examples)
         evaluation = evaluate_constant(chosen_on, examples, name, split)
     elif checkpoint == "detector-clip":
         from vg_utils.models.detector_clip import build_detector_clip
@@ -154,15 +180,19 @@ def evaluate_checkpoint(
     return results
 
 
-def _choosing_split(data: str, split: str, partition: str | None) -> list[GroundingExample]:
-    """The examples to choose a constant box on: train, else val, never the scored split."""
+def _choosing_split(
+    data: str, split: str, partition: str | None, scored: Sequence[GroundingExample]
+) -> list[GroundingExample]:
+    """The examples to choose a constant box on: of train, else val, never what is scored."""
+    reason = f"{data} has no split beside {split!r} to choose the box on"
     for other in ("train", "val"):
         if other != split:
             try:
-                return load_examples(data, other, partition, strict=False, require_images=False)
-            except DataError:
-                continue
-    raise ConfigError(f"constant-box: {data} has no split beside {split!r} to choose the box on")
+                examples = load_examples(data, other, partition, False, Report(), require_images=False)
+                return not_scored(examples, scored)
+            except DataError as error:
+                reason = str(error)
+    raise ConfigError(f"constant-box: {reason}")
 
 
 def ground_image(

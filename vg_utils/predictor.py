@@ -69,6 +69,7 @@ class Grounder:
         Raises:
             DataError: a file that is missing or does not decode.
         """
+        self._image_features = None  # should this picture fail, nothing answers about the one before
         view = EvalTransform(self.config.model.image_size)(image)
         with autocast(self.device):
             self._image_features = self.model.encode_images(view.image[None].to(self.device))

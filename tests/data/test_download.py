@@ -12,7 +12,8 @@ from tests.data.samples import ref, sentence, small_set, write_picture
 from tests.data.test_hub import hub_rows, write_parquet
 from vg_utils.data import DataError, load_examples
 from vg_utils.data import fetch as fetch_module
-from vg_utils.data.download import DownloadError, prepare_refcocog
+from vg_utils.data.download import DownloadError, is_download, prepare_refcocog
+from vg_utils.data.hub import to_refer
 from vg_utils.data.refer_files import picture_name, write_refer
 
 NAMES = [picture_name(i) for i in (7, 8, 9)]
@@ -322,3 +323,23 @@ def test_killed_and_run_again_gives_the_same_folder(tmp_path, server):
     summary = prepare(tmp_path / "killed", server)
     assert summary.already >= 25
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_a_download_is_known_as_one_from_its_first_moment(tmp_path, monkeypatch):
+    """Whoever asks whether a folder is a person's own or a download cut short finds its manifest."""
+
+    def killed(*_):
+        assert is_download(tmp_path / "data")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vg_utils.data.hub.hub_to_refer", killed)
+    assert not is_download(tmp_path / "data")
+    with pytest.raises(KeyboardInterrupt):
+        prepare_refcocog(tmp_path / "data", **QUICK)
+    assert is_download(tmp_path / "data")
+
+
+def test_a_download_of_an_earlier_version_is_known_by_its_annotations(tmp_path, root):
+    write_refer(tmp_path / "begun", "umd", *to_refer(hub_rows(*small_set()), "jxu124/refcocog"))
+    assert is_download(tmp_path / "begun")
+    assert not is_download(root)

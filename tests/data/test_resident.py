@@ -153,7 +153,7 @@ def test_boxes_follow_the_picture_wherever_it_goes():
             of_row = batch.letterboxes[batch.image_index]
             by_letterbox = boxes_to_model(batch.target_boxes_xyxy, of_row, SIZE)[there]
             torch.testing.assert_close(by_letterbox, batch.target_boxes_cxcywh[there], atol=1e-5, rtol=0)
-            plain = resident.letterboxes[batch.image_ids]
+            plain = resident.pictures.letterboxes[batch.image_ids]
             zooms += (batch.letterboxes[:, 0] / plain[:, 0]).tolist()
             moved += int((batch.letterboxes[:, 2:] != plain[:, 2:]).any(1).sum())
             flips += sum("right" in text for text in batch.texts)
@@ -164,14 +164,14 @@ def test_boxes_follow_the_picture_wherever_it_goes():
 
 
 def test_a_flip_swaps_left_and_right_in_texts_and_tokens_and_some_pictures_are_never_flipped(resident):
-    original = dict(zip(resident.sent_ids, resident.texts, strict=True))
-    flipped = {image_id: 0 for image_id in resident.image_ids}
+    original = dict(zip(resident.phrases.sent_ids, resident.phrases.texts, strict=True))
+    flipped = {image_id: 0 for image_id in resident.pictures.image_ids}
     for epoch in range(8):
         for batch in augmented(resident, epoch, flip=0.6):
             tokens = tokenize(batch.texts, trim=True)
             assert torch.equal(batch.tokens[:, : tokens.shape[1]], tokens)
             assert not batch.tokens[:, tokens.shape[1] :].any()
-            plain = {s: box for s, box in zip(resident.sent_ids, resident.boxes_xyxy.tolist(), strict=True)}
+            plain = dict(zip(resident.phrases.sent_ids, resident.phrases.boxes_xyxy.tolist(), strict=True))
             for number, image_id in enumerate(batch.image_ids):
                 rows = (batch.image_index == number).nonzero().flatten().tolist()
                 was = [original[batch.sent_ids[row]] for row in rows]
@@ -187,7 +187,7 @@ def test_a_flip_swaps_left_and_right_in_texts_and_tokens_and_some_pictures_are_n
                 assert texts == ([swap_left_right(text) for text in was] if mirrored else was)
                 flipped[image_id] += mirrored
     assert flipped[8] == 0  # a sign that says left
-    assert not resident.can_mirror[resident.image_ids.index(8)]
+    assert not resident.pictures.can_mirror[resident.pictures.image_ids.index(8)]
     assert all(count > 0 for image_id, count in flipped.items() if image_id != 8)
     assert not any("right" in text for batch in augmented(resident.first(4), flip=0.0) for text in batch.texts
                    if text not in original.values())  # fmt: skip
@@ -198,7 +198,7 @@ def test_colours_jitter_about_what_they_were(resident):
     loader = {jitter: resident.loader(8, TrainTransform(SIZE, jitter=jitter, **still), False, seed=1)
               for jitter in (0.0, 0.3)}  # fmt: skip
     plain, jittered = (next(iter(some)).images for some in loader.values())
-    torch.testing.assert_close(plain, resident.images.float() / 255, atol=2e-3, rtol=0)
+    torch.testing.assert_close(plain, resident.pictures.images.float() / 255, atol=2e-3, rtol=0)
     change = (jittered - plain).abs().mean((1, 2, 3))
     assert (change > 1e-3).all()
     assert change.max() < 0.3
@@ -210,7 +210,7 @@ def test_pictures_in_other_colours_have_phrases_that_name_none(resident):
     seen = {True: 0, False: 0}
     for batch in augmented(resident, batch_images=1, recolor=1.0, **still):
         plain = shown[batch.image_ids[0]]
-        can = resident.can_recolor[resident.image_ids.index(batch.image_ids[0])].item()
+        can = resident.pictures.can_recolor[resident.pictures.image_ids.index(batch.image_ids[0])].item()
         assert batch.texts == [text for text in plain.texts if not (can and names_color(text))]
         grey = (batch.images.amax(1) - batch.images.amin(1)).max() < 5e-3  # it may have been so before
         assert torch.allclose(batch.images, plain.images, atol=5e-3) != can or grey
@@ -251,7 +251,7 @@ def test_limits_hold_and_other_phrases_are_drawn_in_other_epochs(examples, resid
 @pytest.mark.parametrize("count", [1, 4, 8, 20])
 def test_the_first_few_are_those_of_the_first_examples(examples, resident, count):
     part, alone = resident.first(count), ResidentPictures(examples[:count], SIZE, TOKENIZER, "cpu")
-    assert part.images.data_ptr() == resident.images.data_ptr()
+    assert part.pictures.images.data_ptr() == resident.pictures.images.data_ptr()
     assert len(part.examples) == min(count, len(examples))
     for transform in (EvalTransform(SIZE), TrainTransform(SIZE)):
         loaders = [some.loader(3, transform, True, seed=2, absent=None) for some in (part, alone)]
@@ -264,19 +264,20 @@ def test_other_phrases_of_the_same_pictures(examples, resident):
         dataclasses.replace(example, expressions=example.expressions[:1], absent=()) for example in examples
     ]
     other, alone = resident.with_examples(fewer), ResidentPictures(fewer, SIZE, TOKENIZER, "cpu")
-    assert other.images.data_ptr() == resident.images.data_ptr()
+    assert other.pictures.images.data_ptr() == resident.pictures.images.data_ptr()
     batches = [next(iter(some.loader(8, EvalTransform(SIZE), False, absent=None))) for some in (other, alone)]
     assert_same_batch(*batches)
     assert len(batches[0].texts) == len(examples)
-    assert len(resident.texts) > len(other.texts)  # those of the first are as they were
+    assert len(resident.phrases.texts) > len(other.phrases.texts)  # those of the first are as they were
 
 
 def test_on_another_device_only_what_is_large_moves(resident):
     moved = resident.to("meta")
-    assert {t.device.type for t in (moved.images, moved.tokens, moved.mirrored_tokens)} == {"meta"}
+    on_device = (moved.pictures.images, moved.phrases.tokens, moved.phrases.mirrored_tokens)
+    assert {tensor.device.type for tensor in on_device} == {"meta"}
     assert moved.device == torch.device("meta")
-    assert resident.images.device.type == resident.device.type == "cpu"
-    assert moved.boxes_cxcywh is resident.boxes_cxcywh
+    assert resident.pictures.images.device.type == resident.device.type == "cpu"
+    assert moved.phrases.boxes_cxcywh is resident.phrases.boxes_cxcywh
     same = resident.to("cpu")
     batches = [next(iter(some.loader(8, EvalTransform(SIZE), False))) for some in (same, resident)]
     assert_same_batch(*batches)

@@ -9,6 +9,7 @@ from torchvision.models import get_model
 from tests.data.samples import small_set, write_set
 from vg_utils.config import ConfigError, DetectorClipConfig
 from vg_utils.data import load_examples
+from vg_utils.models import shipped
 from vg_utils.models.backbones import WeightsError
 from vg_utils.models.detectors import (
     Oracle,
@@ -157,6 +158,22 @@ def test_the_oracle_proposes_the_annotated_boxes(tmp_path):
     assert Oracle().propose([None], examples)[0].tolist() == [list(b) for b in examples[0].object_boxes_xyxy]
     with pytest.raises(ConfigError, match="oracle proposes annotated boxes"):
         Oracle().propose([noise(9, 9)])
+
+
+def test_shipped_weights_are_found_by_the_detectors_name(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "WEIGHTS_DIR", tmp_path)
+    trained = load_detector(settings(weights=str(weights / "plain.pth")))
+    save_file(shipped.pack(trained), tmp_path / f"{SMALL}.safetensors")
+    found = load_detector(settings(weights="shipped")).state_dict()
+    for name, value in trained.state_dict().items():
+        largest = value.abs().flatten(1).amax(1).max() if value.ndim > 1 else 0.0
+        torch.testing.assert_close(found[name], value, atol=float(largest) / 127, rtol=0, msg=name)
+
+
+def test_a_detector_that_is_not_shipped_says_so():
+    """None is: RefScenes' solids are found by `oracle`, photographs by torchvision's weights."""
+    with pytest.raises(WeightsError, match=rf"no weights are shipped for '{SMALL}'.*Ways out"):
+        load_detector(settings(weights="shipped"))
 
 
 def test_yolo_asks_for_a_file_that_is_trusted():

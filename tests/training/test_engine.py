@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +15,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.models.maps import SMALL
 from tests.tiny import TOKENIZER, changed_names, copy_of, weights_of, without_clocks
 from vg_utils.boxes import paired_iou, to_xyxy
 from vg_utils.config import Config, ConfigError, set_fields
+from vg_utils.data import DataError, load_examples
 from vg_utils.data.batches import GroundingDataset, make_loader
+from vg_utils.data.jsonl import write_jsonl
 from vg_utils.data.transforms import EvalTransform, TrainTransform
 from vg_utils.evaluation.runs import evaluate
 from vg_utils.models import build_model
+from vg_utils.models.backbones import WeightsError
 from vg_utils.models.checkpoints import load_best
 from vg_utils.models.clip_hrnet import ClipHRNet
 from vg_utils.predictor import Grounder
@@ -257,8 +263,12 @@ def jobs(tiny_scenes, tmp_path_factory) -> Jobs:
         "uncached": set_fields(base, train__accumulation=2, train__save_every=1),
         "cached": set_fields(base, train__cached=True, train__save_every=2, model__clip__text_tuning="last"),
         "together": set_fields(base, data__limit_images=11, model__hrnet__tuning="full"),
+        "few": set_fields(base, data__root=str(own_data(folder / "own", tiny_scenes, train=4, val=1))),
     }
-    kinds = {"uncached": {"kill_at": [1, 5]}, "cached": {"kill_at": [1, 4]}, "together": {"processes": 2}}
+    configs["few-cached"] = set_fields(configs["few"], train__cached=True)
+    configs["few-resident"] = set_fields(configs["few"], data__resident=True)
+    kinds = {name: {"processes": 2} for name in configs}
+    kinds |= {"uncached": {"kill_at": [1, 5]}, "cached": {"kill_at": [1, 4]}}
     todo = []
     for name, config in configs.items():
         config.save(folder / f"{name}.json")
@@ -285,6 +295,17 @@ def test_a_run_killed_in_mid_epoch_ends_as_an_uninterrupted_one(jobs, tmp_path, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["few", "few-cached", "few-resident"])
+def test_of_two_processes_one_may_have_nothing_to_validate(jobs, name):
+    if jobs.codes[name] != [0, 0] and "gloo" in jobs.errors.lower():
+        pytest.skip(f"no communication between processes here: {jobs.errors[-300:]}")
+    assert jobs.codes[name] == [0, 0], jobs.errors
+    history = pickle.loads((jobs.folder / name / "history.pkl").read_bytes())
+    assert len(history) == 2
+    assert all(0 <= epoch["val_miou"] <= 1 for epoch in history)
+
+
+@pytest.mark.slow
 def test_two_processes_score_each_validation_picture_once(jobs):
     config, run_dir = jobs.configs["together"], jobs.folder / "together"
     if jobs.codes["together"] != [0, 0] and "gloo" in jobs.errors.lower():
@@ -299,6 +320,13 @@ def test_two_processes_score_each_validation_picture_once(jobs):
         Grounder(model, config, "cpu"), load_split(config, "val"), "RefScenes", "val", similarity=False
     )
     assert max(epoch["val_miou"] for epoch in history) == pytest.approx(results["miou"], rel=1e-5)
+
+
+def own_data(folder: Path, scenes: Path, **counts: int) -> Path:
+    """JSON lines with the first so many pictures of RefScenes' splits."""
+    for split, count in counts.items():
+        write_jsonl(folder / f"{split}.jsonl", load_examples(scenes, split)[:count])
+    return folder
 
 
 def _base(tiny_scenes: Path, folder: Path) -> Config:
@@ -343,6 +371,134 @@ def test_two_runs_do_not_mix_in_one_directory(tiny_config, tmp_path):
         fit(set_fields(config, train__lr=0.5), tmp_path, resume=True, progress=False)
     assert Config.load(tmp_path / "config.json") == config
     assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"train__lr": 0.5}, "train.lr is 0.002 there, 0.5 here"),
+        ({"train__batch_images": 4}, "train.batch_images is 3 there, 4 here"),
+        ({"data__flip": 0.1}, "data.flip is 0.5 there, 0.1 here"),
+        ({"model__clip_hrnet__dropout": 0.3}, "model.clip_hrnet.dropout is 0.1 there, 0.3 here"),
+        ({"train__epochs": 1}, "train.epochs is 2 there, 1 here"),
+    ],
+)
+def test_a_run_is_not_resumed_with_settings_that_change_it(tiny_config, tmp_path, changes, named):
+    tiny_config.save(tmp_path / "config.json")
+    with pytest.raises(ConfigError, match=f"the run here has other settings: {re.escape(named)}"):
+        fit(set_fields(tiny_config, **changes), tmp_path, resume=True, progress=False)
+    assert Config.load(tmp_path / "config.json") == tiny_config
+
+
+def test_a_run_is_resumed_with_settings_that_change_nothing(tiny_config, tmp_path):
+    """Other workers, another place of the same data, another part of a model that this one has not."""
+    config = set_fields(tiny_config, train__cached=True, train__cache_views=1)
+    fit(config, tmp_path / "whole", progress=False)
+    shutil.copytree(config.data.root, tmp_path / "moved")
+    other = {"root": str(tmp_path / "moved"), "features": str(tmp_path / "elsewhere"), "workers": 1}
+    other = {f"data__{name}": value for name, value in other.items()}
+    other |= {"data__strict": True, "train__save_every": 2, "model__transvg__layers": 3, "preset": "mine"}
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tmp_path / "cut", progress=False, on_epoch=interrupt)
+    fit(set_fields(config, **other), tmp_path / "cut", resume=True, progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def interrupt(epoch: dict) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_is_not_resumed_on_other_data(tiny_config, tiny_scenes, tmp_path):
+    config = set_fields(tiny_config, train__epochs=1)
+    fit(config, tmp_path / "run", progress=False)
+    other = own_data(tmp_path / "own", tiny_scenes, train=20, val=4)
+    with pytest.raises(ConfigError, match="learned from other data"):
+        fit(set_fields(config, data__root=str(other)), tmp_path / "run", resume=True, progress=False)
+    assert Config.load(tmp_path / "run" / "config.json") == config
+
+
+def test_a_run_goes_on_for_more_epochs_and_says_so(tiny_config, tmp_path, capsys):
+    """The rate follows the cosine of all epochs, also where the first few had come to its end."""
+    config = set_fields(tiny_config, train__cached=True, train__epochs=2)
+    first = fit(config, tmp_path / "run", progress=False)
+    longer = set_fields(config, train__epochs=4)
+    capsys.readouterr()
+    history = fit(longer, tmp_path / "run", resume=True, progress=False)
+    said = capsys.readouterr().out
+    assert "train.epochs was 2 and is 4" in said
+    assert "cosine" in said
+    assert history[:2] == first
+    assert Config.load(tmp_path / "run" / "config.json") == longer
+    whole = fit(longer, tmp_path / "whole", progress=False)
+    assert first[1]["lr"] == 0
+    assert [epoch["lr"] for epoch in history[2:]] == [epoch["lr"] for epoch in whole[2:]]
+    capsys.readouterr()
+    assert fit(longer, tmp_path / "run", resume=True, progress=False) == history
+    assert "train.epochs" not in capsys.readouterr().out
+
+
+def test_the_first_step_of_more_epochs_has_the_rate_of_the_new_schedule(tiny_config, tmp_path, monkeypatch):
+    config = set_fields(tiny_config, train__cached=True, train__cache_views=1, train__epochs=1)
+    fit(config, tmp_path / "run", progress=False)
+    rates, after = [], engine._Run._after_step
+
+    def seen(run: engine._Run, bar) -> None:
+        rates.append(max(group["lr"] for group in run.optimizer.param_groups))
+        after(run, bar)
+
+    monkeypatch.setattr(engine._Run, "_after_step", seen)
+    fit(set_fields(config, train__epochs=2), tmp_path / "run", resume=True, progress=False)
+    resumed = rates.copy()
+    rates.clear()
+    fit(set_fields(config, train__epochs=2), tmp_path / "whole", progress=False)
+    assert resumed == rates[7:]
+
+
+# What cannot be trained is refused before anything is written
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data__root": "no/where"}, DataError, "no/where: expected"),
+        ({"data__partition": "google"}, DataError, "google"),
+        ({"model__clip__weights": "no/file.pt"}, WeightsError, r"no/file\.pt"),
+        ({"model__name": "clip-hrnett"}, ConfigError, "did you mean 'clip-hrnet'"),
+        ({"data__resident": True, "train__cached": True}, ConfigError, "expected one of them"),
+        ({"train__cached": True, "model__hrnet__tuning": "full"}, ConfigError, r"train\.cached"),
+        ({"train__batch_images": 1}, ConfigError, r"train\.batch_images: expected 2 or more for clip-hrnet"),
+        ({"train__epoch_images": 1}, ConfigError, r"train\.epoch_images: expected 2 or more"),
+        ({"data__limit_images": 1}, ConfigError, r"images of split 'train': expected 2 or more.*got 1"),
+        ({"model__name": "transvg", "model__transvg__heads": 5}, ConfigError, "expected a divisor"),
+    ],
+)
+def test_a_refused_run_leaves_its_directory_to_the_corrected_one(
+    tiny_config, tmp_path, changes, error, message
+):
+    with pytest.raises(error, match=message):
+        fit(set_fields(tiny_config, **changes), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_usable_pictures_is_an_error_that_names_it(tiny_config, tiny_scenes, tmp_path, split):
+    shutil.copytree(tiny_scenes, tmp_path / "scenes")
+    for example in load_examples(tmp_path / "scenes", split):
+        example.image.unlink()
+    config = set_fields(tiny_config, data__root=str(tmp_path / "scenes"))
+    with pytest.raises(DataError, match=rf"no usable expression in split '{split}'.*picture not found"):
+        fit(config, tmp_path / "run", progress=False)
+    given = {"train": load_split(tiny_config, "train"), "val": load_split(tiny_config, "val")} | {split: []}
+    with pytest.raises(DataError, match=rf"expected images in split '{split}', found none"):
+        fit(tiny_config, tmp_path / "run", progress=False, splits=given)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["dense-grounder", "transvg", "text-only", "clip-rpn-concat"])
+def test_models_without_batch_normalisation_train_on_one_picture_at_a_time(tiny_config, tmp_path, name):
+    config = set_fields(tiny_config, **SMALL, model__name=name, train__epochs=1, train__batch_images=1)
+    (epoch,) = fit(set_fields(config, data__limit_images=1), tmp_path / "run", progress=False)
+    assert epoch["train_loss"] > 0
 
 
 # Losses that are not finite

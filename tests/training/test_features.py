@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import warnings
 from collections import Counter
@@ -18,6 +19,7 @@ import torch
 from tests.tiny import TOKENIZER
 from vg_utils.config import ConfigError, set_fields
 from vg_utils.data.batches import GroundingDataset, make_loader
+from vg_utils.data.examples import DataError
 from vg_utils.data.transforms import EvalTransform, TrainTransform
 from vg_utils.models import build_model
 from vg_utils.training.features import cache_features, feature_loader
@@ -197,6 +199,59 @@ def test_a_stale_cache_is_not_used(setting, monkeypatch):
     calls = count_calls(monkeypatch, model)
     assert is_new(dataset)
     assert calls["pictures"] == 8
+
+
+def changed(monkeypatch, model, encode: str, change) -> None:
+    """From now on what `encode` gives goes through `change(name, features, number of the call)`."""
+    plain_encode, calls = getattr(model, encode), Counter()
+
+    def encoded(inputs):
+        calls["n"] += len(inputs) > 1  # the single one asks what is trained
+        return {name: change(name, t, calls["n"]) for name, t in plain_encode(inputs).items()}
+
+    monkeypatch.setattr(model, encode, encoded)
+
+
+def test_features_beyond_float16_are_kept_whole(setting, monkeypatch):
+    """One batch of three, of images and of phrases, holds values that float16 has no number for."""
+    config, examples, model = setting
+    (path,) = cached(plain(examples), model, config)
+    small = next(iter(feature_loader([path], 8, shuffle=False)))
+
+    def enlarge(name, value, call):
+        return value * 1e6 if name in ("map", "vector") and call == 2 else value
+
+    for encode in ("encode_images", "encode_texts"):
+        changed(monkeypatch, model, encode, enlarge)
+    Path(path).unlink()
+    assert cached(plain(examples), model, config, batch_images=3) == [path]
+    kept = next(iter(feature_loader([path], 8, shuffle=False)))
+    second = slice(3, 6)
+    for name, value in kept.images.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value[:3], small.images[name][:3].float(), rtol=2e-3, atol=1e-3)
+        expected = 1e6 * small.images[name][second].float()
+        torch.testing.assert_close(value[second], expected, rtol=2e-3, atol=1e3)
+    (texts,) = kept.tokens.values()
+    assert texts.dtype == torch.float32
+    assert texts.abs().max() > 65504
+    assert all(value.isfinite().all() for value in (*kept.images.values(), texts))
+    assert {t.dtype for t in small.images.values()} == {torch.float16}
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("encode", "named"), [("encode_images", "image"), ("encode_texts", "phrase")])
+def test_features_that_are_not_finite_are_an_error_with_a_name(setting, monkeypatch, broken, encode, named):
+    config, examples, model = setting
+
+    def spoil(name, value, call):
+        return torch.where(torch.arange(len(value)).view(-1, *[1] * (value.ndim - 1)) == 1, broken, value)
+
+    changed(monkeypatch, model, encode, lambda *given: spoil(*given) if given[2] else given[1])
+    second = examples[1].image_id if named == "image" else examples[0].expressions[1].text
+    with pytest.raises(DataError, match=rf"expected finite features.*of {named} {re.escape(repr(second))}:"):
+        cached(plain(examples), model, config)
+    assert not list(Path(config.data.features).glob("*.pt"))
 
 
 def _sized(config, size: int):

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -48,6 +49,8 @@ def forked(job: dict, rank: int, processes: int, port: int) -> int:
     try:
         train(job)
         status = 0
+    except Exception:
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(status)

@@ -12,6 +12,9 @@ from tests.tuning import tune_jobs
 from tests.tuning.tune_jobs import open_study, search, told
 from vg_utils import cli
 from vg_utils.config import Config, ConfigError, set_fields
+from vg_utils.data import DataError, load_examples
+from vg_utils.data.jsonl import write_jsonl
+from vg_utils.models.backbones import WeightsError
 from vg_utils.presets import preset
 from vg_utils.tuning import search as tuning
 from vg_utils.tuning.figures import draw_study
@@ -165,6 +168,30 @@ def test_sqlite(quick, tmp_path):
 
 
 # ---- real trainings
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"model__hrnet__weights": "no/file.pt"}, WeightsError),
+        ({"data__root": "no/where"}, DataError),
+        ({"train__batch_images": 1}, ConfigError),
+        ({"train__cached": True, "data__resident": True}, ConfigError),
+    ],
+)
+def test_a_refused_study_leaves_its_name_to_the_corrected_one(tiny_config, tmp_path, wrong, error):
+    with pytest.raises(error):
+        tune(set_fields(tiny_config, **wrong), "s", tmp_path / "out", trials=1, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_study_whose_report_has_no_test_split_is_refused_before_its_trials(tiny_config, tmp_path):
+    for split in ("train", "val"):
+        write_jsonl(tmp_path / "own" / f"{split}.jsonl", load_examples(tiny_config.data.root, split))
+    config = set_fields(tiny_config, data__root=str(tmp_path / "own"))
+    with pytest.raises(DataError, match=r"test\.jsonl"):
+        tune(config, "s", tmp_path / "out", trials=1, progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

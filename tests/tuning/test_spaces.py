@@ -61,14 +61,51 @@ def test_choices_that_depend_on_others():
 
 
 def test_a_range_is_widened_to_the_runs_own_value():
-    base = set_fields(preset("scenes"), train__lr=0.5, model__clip_hrnet__hidden=100, train__weight_decay=0.0)
+    base = set_fields(preset("scenes"), train__lr=0.5, model__clip_hrnet__hidden=100)
     own = own_parameters(base)
     assert (own["train.lr"], own["model.clip_hrnet.hidden"]) == (0.5, 100)
-    assert own["train.weight_decay"] == 1e-4  # zero has no logarithm
     trial = drawn(base, 1)[0]
     suggest(base, trial)
     assert trial.distributions["train.lr"].high == 0.5
     assert 100 in trial.distributions["model.clip_hrnet.hidden"].choices
+
+
+ODD = {  # values that no range of any space holds
+    "train__lr": 0.3, "train__warmup": 0.9, "train__weight_decay": 0.9, "train__ema": 0.5,
+    "train__backbone_lr": 0.1, "train__layer_decay": 0.1, "model__pyramid__channels": 40,
+    "model__clip_hrnet__dropout": 0.9, "model__clip_hrnet__box_weight": 70.0,
+    "model__clip_rpn__objectness_weight": 50.0, "model__dense_grounder__blocks": 9,
+    "model__dense_grounder__presence_weight": 9.0, "model__transvg__layers": 12,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(SPACES))
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("kind", ["odd", "zero"])
+def test_the_first_trial_is_the_run_without_a_search_whatever_its_settings(name, cached, kind):
+    """The report retrains that run and calls it the preset: it has to be what the search began with."""
+    base = set_fields(preset("scenes", name), train__cached=cached, model__clip__tuning="last")
+    values = (
+        ODD if kind == "odd" else {key: 0 if isinstance(value, int) else 0.0 for key, value in ODD.items()}
+    )
+    if kind == "zero":
+        del values["model__pyramid__channels"]
+    base = set_fields(base, **values)
+    own = own_parameters(base)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial(own)
+    first, other = study.ask(), study.ask()
+    assert suggest(base, first) == base
+    assert first.params == own
+    assert suggest(base, other) != base
+    assert suggest(base, optuna.trial.FixedTrial(other.params)) == suggest(base, other)
+
+
+def test_what_is_switched_off_stays_off():
+    base = set_fields(preset("scenes"), train__weight_decay=0.0)
+    for trial in drawn(base, 5):
+        assert suggest(base, trial).train.weight_decay == 0
+        assert "train.weight_decay" not in trial.params
 
 
 def test_a_model_without_a_space(tmp_path):

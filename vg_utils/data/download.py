@@ -34,6 +34,7 @@ SOURCES = {  # dataset: its name on the hub, and the partition its rows belong t
     "refcoco": ("jxu124/refcoco", "unc"),
     "refcoco+": ("jxu124/refcocoplus", "unc"),
 }
+MANIFEST = "manifest.json"
 _SAVE_EVERY = 500  # pictures between two writings of the manifest
 
 
@@ -106,11 +107,12 @@ def prepare_refcocog(
     start = time.monotonic()
     root = Path(root)
     pictures = _pictures(_annotations(root, dataset, source))[:limit]
+    _mark(root)
     folder = root / IMAGE_FOLDERS[0]
     folder.mkdir(parents=True, exist_ok=True)
     remove_temporary(folder)
 
-    manifest = _read_manifest(root / "manifest.json")
+    manifest = _read_manifest(root / MANIFEST)
     already = _already_here(root, pictures, manifest, workers, progress)
     missing = [picture for picture in pictures if picture.name not in already]
     for picture in missing:
@@ -134,6 +136,22 @@ def prepare_refcocog(
     )
 
 
+def is_download(root: str | Path) -> bool:
+    """Whether a folder is one that `prepare_refcocog` began, and not somebody's own.
+
+    Annotations written from the hub say so themselves: earlier versions had no manifest before the pictures.
+    """
+    instances = Path(root) / "annotations" / "instances.json"
+    head = instances.read_bytes()[:300] if instances.is_file() else b""
+    return b": referred objects only" in head or (Path(root) / MANIFEST).is_file()
+
+
+def _mark(root: Path) -> None:
+    """Make sure of the manifest, by which `is_download` knows the folder from the first moment on."""
+    if not (root / MANIFEST).exists():
+        _save_json(root / MANIFEST, {})
+
+
 def _annotations(root: Path, dataset: str, source: str | Path | None) -> Path:
     """The folder of the annotations, written from the hub if none are there."""
     if dataset not in SOURCES:
@@ -144,6 +162,7 @@ def _annotations(root: Path, dataset: str, source: str | Path | None) -> Path:
     except DataError:
         from vg_utils.data.hub import hub_to_refer  # late: it takes seconds, in vain when resuming
 
+        _mark(root)
         return hub_to_refer(source or hub_name, root, partition)
     if not partitions(folder):  # somebody's instances.json: not to be overwritten
         raise DataError(f"{folder}: expected refs({partition}).p beside instances.json, found none")
@@ -197,9 +216,9 @@ def _fetch_missing(
                 else:
                     failed[picture.name] = reason
                 if number % _SAVE_EVERY == 0:
-                    _save_json(root / "manifest.json", manifest)
+                    _save_json(root / MANIFEST, manifest)
     finally:  # also when interrupted: what is in the manifest need not be decoded again
-        _save_json(root / "manifest.json", manifest)
+        _save_json(root / MANIFEST, manifest)
     return failed
 
 

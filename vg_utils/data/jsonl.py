@@ -49,14 +49,13 @@ def load_jsonl(
     Args:
         path: the file or the folder.
         split: which file of the folder, or which lines of the file.
-        strict: raise on the first bad line; else leave bad lines out, count them in `report` and log it.
+        strict: raise on the first bad line; else leave bad lines out, and count them in `report` or log it.
         report: filled with what was left out.
 
     Raises:
         DataError: no such file, no line of that split, or (strict) a bad line; it names file and line.
     """
-    report = Report() if report is None else report
-    left_out_before = report.total
+    told, report = report is not None, Report() if report is None else report
     file = jsonl_file(path, split)
     reader = _Reader(file.parent)
     examples, other_splits = [], set()
@@ -71,7 +70,7 @@ def load_jsonl(
             if strict:
                 raise
             report.add(BadRecord("bad line", str(error)))
-    if report.total > left_out_before:
+    if report.total and not told:  # who gave a report says it, once
         logger.warning("%s, split %s: %s", file, split, report)
     if not examples:
         found = f"lines of {', '.join(sorted(other_splits))}" if other_splits else "no usable line"

@@ -65,7 +65,7 @@ def load_refer(
         root: the folder (see the module's text).
         split: `train`, `val`, `test` (RefCOCO and RefCOCO+: `testA`, `testB`).
         partition: `umd`, `google`, `unc`; None takes the only one there, or `umd` if it is among several.
-        strict: raise on the first bad record; else leave bad records out, count them in `report` and log it.
+        strict: raise on the first bad record; else leave bad ones out, and count them in `report` or log it.
         require_images: a picture that is not there is a bad record. Off: only the annotations are wanted.
         report: filled with what was left out. Bad boxes of objects that nobody refers to are always left out.
 
@@ -123,8 +123,7 @@ def build_examples(
         absent: as `read_absent` gives it, all splits of the partition.
         strict, require_images, report: see `load_refer`.
     """
-    report = Report() if report is None else report
-    left_out_before = report.total
+    told, report = report is not None, Report() if report is None else report
     by_image: dict[int, list[Record]] = defaultdict(list)
     for ref in _without_duplicates(refs, "ref_id", source, strict, report):
         if ref["split"] == split:
@@ -137,7 +136,7 @@ def build_examples(
     fitting_nothing = _absent_by_image(absent, split, by_image, source, strict, report)
     builder = _Builder(index, fitting_nothing, image_folders, source, strict, require_images, report)
     examples = [builder.example(image_id, by_image[image_id]) for image_id in sorted(by_image)]
-    if report.total > left_out_before:
+    if report.total and not told:  # who gave a report says it, once
         logger.warning("%s, split %s: %s", source, split, report)
     return [example for example in examples if example is not None]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,10 +19,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from vg_utils.boxes import boxes_to_model, letterbox, to_xyxy
+from vg_utils.boxes import to_xyxy
 from vg_utils.data.batches import Batch, GroundingLoader, Tokenizer, whole_batch_loader
 from vg_utils.data.examples import DataError, GroundingExample
-from vg_utils.data.text import names_color, swap_left_right
+from vg_utils.data.held import Phrases, Pictures, describe
 from vg_utils.data.transforms import (
     PADDING_RGB,
     EvalTransform,
@@ -46,11 +47,7 @@ class ResidentPictures:
         progress: show a bar.
 
     Attributes:
-        images: uint8 (M, 3, S, S) on the device, letterboxed.
-        tokens, mirrored_tokens: int64 (R, L) on the device; the second with left and right swapped.
-        can_mirror: bool (M,), whether left and right can be swapped in all phrases of a picture.
-        names_color: bool (R,), whether a phrase is left out where its picture is shown in other colours.
-        can_recolor: bool (M,), whether an expression of a picture is left then.
+        pictures, phrases: what is held of them.
     """
 
     def __init__(
@@ -62,77 +59,47 @@ class ResidentPictures:
         workers: int = 0,
         progress: bool = False,
     ) -> None:
-        self.examples, self.size, self.tokenizer = examples, size, tokenizer
-        self.device = torch.device(device)
-        self.images = torch.empty((len(examples), 3, size, size), dtype=torch.uint8, device=self.device)
+        self.size, self.tokenizer, self.device = size, tokenizer, torch.device(device)
+        images = torch.empty((len(examples), 3, size, size), dtype=torch.uint8, device=self.device)
         decoded = DataLoader(_Decoded(examples, size), DECODED_AT_ONCE, num_workers=workers)
         done = 0
-        for images in tqdm(decoded, desc="decoding", disable=not progress, leave=False):
-            self.images[done : done + len(images)] = images.to(self.device)
-            done += len(images)
-        self._describe()
+        for part in tqdm(decoded, desc="decoding", disable=not progress, leave=False):
+            images[done : done + len(part)] = part.to(self.device)
+            done += len(part)
+        self.pictures, self.phrases = describe(examples, images, tokenizer)
 
-    def _describe(self) -> None:
-        """Everything but the pictures, from the examples."""
-        examples, size = self.examples, self.size
-        self.image_ids = [example.image_id for example in examples]
-        self.sizes_wh = torch.tensor([example.size_wh for example in examples])  # (M, 2)
-        self.letterboxes = torch.stack([letterbox(example.size_wh, size) for example in examples])  # (M, 4)
-        phrases = [(*example.expressions, *example.absent) for example in examples]
-        self.counts = torch.tensor([len(some) for some in phrases])  # (M,) phrases of each picture
-        self.starts = self.counts.cumsum(0) - self.counts  # and the row of its first
-        rows = [phrase for some in phrases for phrase in some]
-        self.sent_ids, self.texts = [p.sent_id for p in rows], [p.text for p in rows]
-        self.boxes_xyxy = torch.tensor([getattr(p, "box_xyxy", (0.0, 0.0, 0.0, 0.0)) for p in rows])  # (R, 4)
-        picture = torch.arange(len(examples)).repeat_interleave(self.counts)  # (R,)
-        boxes = boxes_to_model(self.boxes_xyxy, self.letterboxes[picture], size)
-        self.boxes_cxcywh = torch.where(self.boxes_xyxy.any(1, keepdim=True), boxes, 0.0)
-        mirrored = [swap_left_right(text) for text in self.texts]
-        self.can_mirror = torch.ones(len(examples), dtype=torch.bool)
-        self.can_mirror[picture[torch.tensor([text is None for text in mirrored])]] = False
-        self.names_color = torch.tensor([names_color(text) for text in self.texts])
-        self.can_recolor = torch.zeros(len(examples), dtype=torch.bool)
-        self.can_recolor[picture[~self.names_color & self.boxes_xyxy.any(1)]] = True
-        self.mirrored_texts = [new or old for new, old in zip(mirrored, self.texts, strict=True)]
-        both = self.tokenizer([*self.texts, *self.mirrored_texts])  # (2 R, L)
-        self.tokens, self.mirrored_tokens = both.to(self.device).chunk(2)
-        self.lengths = (both != 0).sum(1).view(2, -1).amax(0)  # (R,)
+    @property
+    def examples(self) -> Sequence[GroundingExample]:
+        """The records."""
+        return self.pictures.examples
 
-    def to(self, device: torch.device | str) -> ResidentPictures:
-        """The same pictures on another device; the rest is shared with these."""
-        moved = copy.copy(self)
+    def to(self, device: torch.device | str, images: Tensor | None = None) -> ResidentPictures:
+        """The same pictures on another device, or sharing `images` there; the rest is shared with these."""
+        phrases = self.phrases
+        moved = self._with(
+            replace(self.pictures, images=self.pictures.images.to(device) if images is None else images),
+            replace(
+                phrases,
+                tokens=phrases.tokens.to(device),
+                mirrored_tokens=phrases.mirrored_tokens.to(device),
+            ),
+        )
         moved.device = torch.device(device)
-        for name in ("images", "tokens", "mirrored_tokens"):
-            setattr(moved, name, getattr(self, name).to(device))
         return moved
 
     def with_examples(self, examples: Sequence[GroundingExample]) -> ResidentPictures:
         """The same pictures with other phrases."""
-        other = copy.copy(self)
-        other.examples = examples
-        other._describe()
-        return other
+        return self._with(*describe(examples, self.pictures.images, self.tokenizer))
 
     def first(self, count: int) -> ResidentPictures:
         """The first so many pictures, sharing memory with these."""
-        part, rows = copy.copy(self), int(self.counts[:count].sum())
-        by_picture = (
-            "examples",
-            "images",
-            "counts",
-            "starts",
-            "letterboxes",
-            "sizes_wh",
-            "image_ids",
-            "can_mirror",
-            "can_recolor",
-        )
-        by_row = ("boxes_cxcywh", "boxes_xyxy", "sent_ids", "texts", "mirrored_texts", "lengths")
-        by_row += ("names_color", "tokens", "mirrored_tokens")
-        for names, end in ((by_picture, count), (by_row, rows)):
-            for name in names:
-                setattr(part, name, getattr(self, name)[:end])
-        return part
+        rows = int(self.pictures.counts[:count].sum())
+        return self._with(self.pictures[:count], self.phrases[:rows])
+
+    def _with(self, pictures: Pictures, phrases: Phrases) -> ResidentPictures:
+        other = copy.copy(self)
+        other.pictures, other.phrases = pictures, phrases
+        return other
 
     def loader(
         self,
@@ -181,7 +148,7 @@ class ResidentDataset(Dataset):
         max_expressions: int | None,
         absent: int | None,
     ) -> None:
-        self.pictures, self.transform, self.seed = pictures, transform, seed
+        self.held, self.transform, self.seed = pictures, transform, seed
         self.max_expressions, self.absent = max_expressions, absent
         self.epoch = 0
 
@@ -190,61 +157,69 @@ class ResidentDataset(Dataset):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.pictures.examples)
+        return len(self.held.examples)
 
     def __getitems__(self, indices: list[tuple[int, int]]) -> Batch:
         """The batch of these (epoch, picture) pairs, a pure function of the seed and of them."""
-        store = self.pictures
-        numbers = [number for _, number in indices]
+        pictures, phrases = self.held.pictures, self.held.phrases
+        device, numbers = self.held.device, [number for _, number in indices]
         key = np.random.SeedSequence((self.seed, indices[0][0], *numbers)).generate_state(1)[0]
         chance = torch.Generator().manual_seed(int(key))
         chosen = torch.tensor(numbers)  # (B,)
         recolored = torch.zeros(len(chosen), dtype=torch.bool)
         if share := getattr(self.transform, "recolor", 0.0):
-            recolored = store.can_recolor[chosen] & (torch.rand(len(chosen), generator=chance) < share)
+            recolored = pictures.can_recolor[chosen] & (torch.rand(len(chosen), generator=chance) < share)
         rows, image_index = self._choose(chosen, recolored, chance)
-        images = store.images[chosen.to(store.device)]
-        letterboxes, boxes = store.letterboxes[chosen], store.boxes_cxcywh[rows]
-        boxes_xyxy, mirrored = store.boxes_xyxy[rows], torch.zeros(len(chosen), dtype=torch.bool)
+        images = pictures.images[chosen.to(device)]
+        sizes_wh, letterboxes = pictures.sizes_wh[chosen], pictures.letterboxes[chosen]
+        boxes = phrases.boxes_cxcywh[rows]
+        boxes_xyxy, mirrored = phrases.boxes_xyxy[rows], torch.zeros(len(chosen), dtype=torch.bool)
         if isinstance(self.transform, TrainTransform):
             mirrored = torch.rand(len(chosen), generator=chance) < self.transform.flip
-            mirrored &= store.can_mirror[chosen]
+            mirrored &= pictures.can_mirror[chosen]
             images = _recolor(images, recolored, chance)
             images, letterboxes, boxes, boxes_xyxy = self._augment(
-                images, letterboxes, boxes, boxes_xyxy, image_index, store.sizes_wh[chosen], mirrored, chance
+                images,
+                letterboxes,
+                boxes,
+                boxes_xyxy,
+                image_index,
+                pictures.sizes_wh[chosen],
+                mirrored,
+                chance,
             )
         swapped = mirrored[image_index]  # (N,)
-        on_device = rows.to(store.device)
+        on_device = rows.to(device)
         tokens = torch.where(
-            swapped.to(store.device)[:, None], store.mirrored_tokens[on_device], store.tokens[on_device]
+            swapped.to(device)[:, None], phrases.mirrored_tokens[on_device], phrases.tokens[on_device]
         )
-        longest = int(store.lengths[rows].max())
+        longest = int(phrases.lengths[rows].max())
         return Batch(
             images=images,
             tokens=tokens[:, :longest],
-            image_index=image_index.to(store.device),
-            target_boxes_cxcywh=boxes.to(store.device),
-            target_boxes_xyxy=boxes_xyxy.to(store.device),
-            letterboxes=letterboxes.to(store.device),
-            sizes_wh=store.sizes_wh[chosen].to(store.device),
-            image_ids=[store.image_ids[i] for i in numbers],
-            sent_ids=[store.sent_ids[i] for i in rows.tolist()],
+            image_index=image_index.to(device),
+            target_boxes_cxcywh=boxes.to(device),
+            target_boxes_xyxy=boxes_xyxy.to(device),
+            letterboxes=letterboxes.to(device),
+            sizes_wh=sizes_wh.to(device),
+            image_ids=[pictures.image_ids[i] for i in numbers],
+            sent_ids=[phrases.sent_ids[i] for i in rows.tolist()],
             texts=[
-                (store.mirrored_texts if swap else store.texts)[row]
+                (phrases.mirrored_texts if swap else phrases.texts)[row]
                 for row, swap in zip(rows.tolist(), swapped.tolist(), strict=True)
             ],
         )
 
     def _choose(self, chosen: Tensor, recolored: Tensor, chance: torch.Generator) -> tuple[Tensor, Tensor]:
         """Rows (N,) of the phrases that take part, and the place of each one's picture in the batch."""
-        store = self.pictures
-        image_index = torch.arange(len(chosen)).repeat_interleave(store.counts[chosen])
-        first = store.counts[chosen].cumsum(0) - store.counts[chosen]
+        pictures, phrases = self.held.pictures, self.held.phrases
+        image_index = torch.arange(len(chosen)).repeat_interleave(pictures.counts[chosen])
+        first = pictures.counts[chosen].cumsum(0) - pictures.counts[chosen]
         offset = torch.arange(len(image_index)) - first[image_index]
-        rows = store.starts[chosen][image_index] + offset
-        fits = ~(recolored[image_index] & store.names_color[rows])
+        rows = pictures.starts[chosen][image_index] + offset
+        fits = ~(recolored[image_index] & phrases.names_color[rows])
         rows, image_index = rows[fits], image_index[fits]
-        absent = store.boxes_cxcywh[rows, 2] == 0
+        absent = phrases.boxes_cxcywh[rows, 2] == 0
         # Shuffled within each picture's present and absent phrases; the first so many of each take part.
         group = image_index * 2 + absent
         order = (group + torch.rand(len(rows), generator=chance, dtype=torch.float64)).argsort()
@@ -301,9 +276,9 @@ class ResidentDataset(Dataset):
         factors = [uniform(1 - settings.jitter, 1 + settings.jitter) for _ in range(3)]
         images = _jitter(images, *(factor.to(images.device).view(-1, 1, 1, 1) for factor in factors))
 
-        scale, place = letterboxes[:, :2] * zoom, letterboxes[:, 2:] * zoom + shift * self.pictures.size
+        scale, place = letterboxes[:, :2] * zoom, letterboxes[:, 2:] * zoom + shift * self.held.size
         width = sizes_wh[:, 0].float()
-        turned = self.pictures.size - place[:, 0] - scale[:, 0] * width
+        turned = self.held.size - place[:, 0] - scale[:, 0] * width
         place[:, 0] = torch.where(mirrored, turned, place[:, 0])
         letterboxes = torch.cat([scale, place], dim=1)
 

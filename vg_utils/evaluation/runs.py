@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
 from vg_utils.data.batches import Batch
-from vg_utils.data.examples import GroundingExample
+from vg_utils.data.examples import DataError, GroundingExample
 from vg_utils.evaluation.confidence import confidence_of
 from vg_utils.evaluation.metrics import summarise
 from vg_utils.evaluation.rows import ask, constant_answer, eval_batches, make_rows, predict_rows
@@ -120,8 +121,37 @@ def evaluate_detector(
 def evaluate_constant(
     chosen_on: Sequence[GroundingExample], examples: Sequence[GroundingExample], dataset: str, split: str
 ) -> Evaluation:
-    """Rows and results of the box that is best on `chosen_on`, which should not be what is scored."""
+    """Rows and results of the box that is best on `chosen_on`, without what is scored.
+
+    Raises:
+        DataError: see `not_scored`.
+    """
+    chosen_on = not_scored(chosen_on, examples)
     started = time.perf_counter()
     rows = ask(constant_answer(fit_constant_box(chosen_on)), examples)
     seconds = time.perf_counter() - started
     return Evaluation(rows, results_of(rows, "constant-box", dataset, split, seconds))
+
+
+def not_scored(
+    chosen_on: Sequence[GroundingExample], scored: Sequence[GroundingExample]
+) -> list[GroundingExample]:
+    """The examples to choose something on: those with no expression that is scored too.
+
+    Raises:
+        DataError: none is left, as where a file of JSON lines names no splits, and all are the same.
+    """
+    seen = set().union(*map(_told, scored))
+    left = [example for example in chosen_on if seen.isdisjoint(_told(example))]
+    if not left:
+        raise DataError(
+            "expected other images to choose on than those that are scored, got the same: give each line of "
+            'a .jsonl file a "split" (train, val, test), or a folder with train.jsonl, val.jsonl, test.jsonl'
+        )
+    return left
+
+
+def _told(example: GroundingExample) -> set[tuple]:
+    """What is said of an image: its file, or id where it is in memory, with each text and box."""
+    image = example.image if isinstance(example.image, Path) else example.image_id
+    return {(image, expression.text, expression.box_xyxy) for expression in example.expressions}

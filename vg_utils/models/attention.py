@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vg_utils.config import ConfigError
+
 
 class Attention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
@@ -16,10 +18,14 @@ class Attention(nn.Module):
     Args:
         channels: C of queries, keys and answers.
         heads: a divisor of it.
+
+    Raises:
+        ConfigError: it is none.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
+        check_heads(channels, heads)
         self.heads = heads
         self.query, self.out = nn.Linear(channels, channels), nn.Linear(channels, channels)
         self.key_value = nn.Linear(channels, 2 * channels)
@@ -31,6 +37,12 @@ class Attention(nn.Module):
         mask = None if padding is None else ~padding[:, None, None]  # (N, 1, 1, K)
         answers = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(answers.transpose(1, 2).flatten(2))
+
+
+def check_heads(channels: int, heads: int) -> None:
+    """Raise a ConfigError unless the heads share the channels out evenly."""
+    if channels % heads:
+        raise ConfigError(f"heads: expected a divisor of the {channels} channels, got {heads}")
 
 
 class LayerNorm(nn.LayerNorm):

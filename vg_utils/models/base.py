@@ -21,11 +21,14 @@ class GroundingModel(nn.Module):
         loss_weights: weight of each loss that `losses` names; they come from the config.
         learns_presence: whether it also learns from phrases that fit nothing in the image. Their rows
             of true boxes are zeros, and `forward` returns `presence` (N,) in [0, 1].
+        smallest_batch: images that a training batch has to hold: 2 where batch normalisation sees one value
+            of each.
         parts: the fields of `ModelConfig`, beside `clip`, whose settings it reads.
     """
 
     loss_weights: dict[str, float]
     learns_presence = False
+    smallest_batch = 1
     parts: tuple[str, ...] = ()
 
     @property

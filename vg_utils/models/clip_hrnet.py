@@ -24,6 +24,7 @@ class ClipHRNet(GroundingModel):
     """
 
     parts = ("hrnet", "clip_hrnet")
+    smallest_batch = 2
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

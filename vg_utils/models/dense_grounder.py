@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from vg_utils.boxes import paired_iou, to_cxcywh, to_xyxy
 from vg_utils.config import DenseGrounderConfig, ModelConfig
-from vg_utils.models.attention import Attention, LayerNorm
+from vg_utils.models.attention import Attention, LayerNorm, check_heads
 from vg_utils.models.base import Features, per_expression
 from vg_utils.models.losses import (
     box_loss_weights,
@@ -51,6 +51,7 @@ class DenseGrounder(PyramidModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         head = config.dense_grounder
+        check_heads(config.pyramid.channels, head.heads)
         self.box_loss = head.box_loss
         of_cells = box_loss_weights(head.box_loss, head.cell_weight)
         self.loss_weights = box_loss_weights(head.box_loss, head.box_weight) | {

@@ -92,6 +92,7 @@ class DetectorClip:
             DataError: a file that is missing or does not decode.
             ConfigError: the source is `oracle`, and no boxes were given.
         """
+        self._looked = None  # should this picture fail, nothing answers about the one before
         picture = load_image(image)
         if boxes_xyxy is None:
             boxes_xyxy = self.source.propose([picture])[0]

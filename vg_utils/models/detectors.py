@@ -195,7 +195,7 @@ def load_detector(config: DetectorClipConfig) -> nn.Module:
     if weights != "random":
         try:
             if weights == "shipped":
-                return load_shipped(model, name)
+                return load_shipped(model, name, model.transform.min_size[0])
             _load_strictly(model, Path(weights).expanduser())
         except Exception as error:
             raise WeightsError(_ways_out(name, weights, error)) from error

@@ -7,20 +7,19 @@ from typing import Literal
 import torch
 
 
-def best_precision() -> Literal["bf16", "fp16", "no"]:
+def best_precision(device: torch.device | str = "cuda") -> Literal["bf16", "fp16", "no"]:
     """bf16 where the GPU computes in it, fp16 on older GPUs, float32 on a processor.
 
     `torch.cuda.is_bf16_supported()` alone says yes on a T4, a P100 and a V100, which emulate bfloat16 and
     have no convolutions in it.
     """
-    if not torch.cuda.is_available():
+    if torch.device(device).type != "cuda" or not torch.cuda.is_available():
         return "no"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def autocast(device: torch.device | str) -> torch.autocast:
     """Inference in the best precision of a GPU, in float32 elsewhere."""
-    device = torch.device(device)
-    precision = best_precision() if device.type == "cuda" else "no"
+    device, precision = torch.device(device), best_precision(device)
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=precision != "no")

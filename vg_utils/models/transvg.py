@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vg_utils.config import ModelConfig
+from vg_utils.models.attention import check_heads
 from vg_utils.models.base import Features, per_expression
 from vg_utils.models.losses import box_and_score_losses, box_loss_weights
 from vg_utils.models.pyramid import PyramidModel
@@ -37,6 +38,7 @@ class TransVG(PyramidModel):
         self.project_words = nn.Linear(self.clip.text_width, channels)
         self.reg = nn.Parameter(torch.randn(1, 1, channels) * 0.02)
         self.positions = nn.Parameter(torch.randn(1, 1 + MAX_WORDS + self.pyramid.grid**2, channels) * 0.02)
+        check_heads(channels, head.heads)
         layer = nn.TransformerEncoderLayer(
             channels, head.heads, head.feed_forward, head.dropout, batch_first=True, norm_first=True
         )

@@ -36,6 +36,7 @@ from vg_utils.refscenes.scene_records import Records
 
 VERSION = 2  # raise it whenever the same seed gives other pictures or sentences
 SPLITS = ("train", "val", "test", "novel")
+MARKER = "refscenes.json"  # in a folder of RefScenes: the numbers that it is made with
 JPEG_QUALITY = 92
 BATCH_ON_CPU, BATCH_ON_GPU = 8, 128  # scenes that are drawn together
 FEW_ON_CPU = 400  # fewer pictures are drawn before the processes have started
@@ -162,7 +163,7 @@ def write_scenes(
         raise DataError(f"expected counts of {others}, each 1 or more, besides images={images}, got {counts}")
     made_with = {"images": images, "size": size, "seed": seed, "version": VERSION}
     made_with |= {"counts": counts} if counts != fifths else {}
-    marker = root / "refscenes.json"
+    marker = root / MARKER
     check_folder(root, marker, made_with)
     if (root / "annotations" / "instances.json").is_file():  # written last
         return root
@@ -189,6 +190,22 @@ def write_scenes(
             bar.update(len(scenes))
     write_refer(root, "umd", records.instances, records.refs, records.absent())
     return root
+
+
+def numbers_of(root: Path) -> dict | None:
+    """What `write_scenes` has to be given to complete the RefScenes in a folder; None if there are none.
+
+    Raises:
+        DataError: a marker that is damaged.
+    """
+    marker = Path(root) / MARKER
+    if not marker.is_file():
+        return None
+    try:
+        found = json.loads(marker.read_text())
+        return {name: found[name] for name in ("images", "size", "seed", "counts") if name in found}
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{marker}: expected the numbers of RefScenes as JSON, got: {error}") from None
 
 
 def check_folder(root: Path, marker: Path, made_with: dict) -> None:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object, set_seed
+from accelerate.utils import broadcast, gather_object, parse_flag_from_env, set_seed
 from torch import nn
 from tqdm.auto import tqdm
 
 from vg_utils.boxes import paired_iou, to_xyxy
 from vg_utils.config import Config, ConfigError, TrainConfig
-from vg_utils.data import GroundingExample
 from vg_utils.data.batches import Batch, GroundingLoader
 from vg_utils.data.resident import ResidentPictures
 from vg_utils.evaluation.calibration import calibrate
@@ -31,11 +30,12 @@ from vg_utils.models import build_model
 from vg_utils.models.base import EndToEnd, Features, GroundingModel
 from vg_utils.models.checkpoints import load_state, save_checkpoint, save_history
 from vg_utils.models.clip import ClipBackbone
+from vg_utils.models.precision import best_precision
 from vg_utils.training.averages import MovingAverage, RunningTotals
-from vg_utils.training.loaders import examples_of, load_split, make_loaders
-from vg_utils.training.optim import make_optimizer, make_scheduler
+from vg_utils.training.claims import check_claim, digest_of
+from vg_utils.training.loaders import Examples, examples_of, load_split, make_loaders
+from vg_utils.training.optim import make_optimizer, make_scheduler, set_rates
 
-Examples = Sequence[GroundingExample]
 MENDS = "A lower --train.lr or --train.grad-clip usually mends it"
 
 
@@ -54,7 +54,7 @@ def fit(
     """Train a model and keep the weights with the best validation mIoU.
 
     Args:
-        config: all settings; written to `run_dir/config.json`.
+        config: all settings; written to `run_dir/config.json`, once data, model and batches are sound.
         run_dir: where the run goes (see `vg_utils.models.checkpoints` for what lies there).
         resume: go on from the last checkpoint of this directory, if there is one.
         progress: show progress bars.
@@ -67,20 +67,29 @@ def fit(
         train_acc@0.5, val_loss, val_miou, val_acc@0.5, val_semantic_similarity` and every loss by name.
 
     Raises:
-        ConfigError: a fresh run in a directory that has one, or a resumed run with other settings.
+        ConfigError: a fresh run in a directory that has one, a resumed run with other settings or data, or
+            settings that do not go together.
+        DataError: a split that cannot be read, or has no usable picture.
         TrainingError: a loss is not finite; it is stopped before anything is saved.
     """
     run_dir = Path(run_dir)
     accelerator = _accelerator(config.train)
-    _claim(run_dir, config, resume, accelerator)
+    note = check_claim(run_dir, config, resume)  # all look, and nobody writes before everything is sound
     set_seed(config.train.seed)
+    splits = splits or {}
+    train, val = (splits[s] if s in splits else load_split(config, s) for s in ("train", "val"))
     model = build_model(config.model.name, config.model)
-    train, val = ((splits or {}).get(name) or load_split(config, name) for name in ("train", "val"))
     train_loader, val_loader = make_loaders(config, model, train, val, accelerator, progress)
-    run = _Run(config, run_dir, model, train_loader, accelerator)
+    data = digest_of(examples_of(train), examples_of(val))
+    run = _Run(config, run_dir, model, train_loader, accelerator, data)
     if resume:
         run.restore()
     judge = judge_for(model, config.model, accelerator.device)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        config.save(run_dir / "config.json")
+    if note:
+        accelerator.print(note)
     while run.epoch < config.train.epochs:
         epoch = {"epoch": run.epoch + 1} | run.train_epoch(progress)
         epoch |= run.validate(examples_of(val), val_loader, judge)
@@ -102,8 +111,10 @@ class _Run:
         model: GroundingModel,
         loader: GroundingLoader,
         accelerator: Accelerator,
+        data: str,
     ) -> None:
         self.config, self.run_dir, self.model, self.accelerator = config, run_dir, model, accelerator
+        self.data = data  # a hash of it
         train = config.train
         self.optimizer = make_optimizer(model, train)
         network: nn.Module = EndToEnd(model)
@@ -179,19 +190,8 @@ class _Run:
             for buffer in self.scored.buffers():
                 broadcast(buffer)
         mine = examples[accelerator.process_index :: accelerator.num_processes]
-        size = self.config.model.image_size
-        rows, loss, absent = predict_rows(self.scored, mine, loader, size, accelerator.device)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"epoch {self.epoch + 1}: not finite: validation loss {loss:g} after training losses of "
-                f"{self._terms()}; the last checkpoint is from before. {MENDS}"
-            )
-        if judge is not None and self.config.train.similarity_images:
-            some = mine[: self.config.train.similarity_images]
-            n = sum(len(example.expressions) for example in some)
-            similarity = add_clip_similarity(rows[:n], some, judge, accelerator.device)["semantic_similarity"]
-            rows = rows.assign(semantic_similarity=similarity)
-        rows, absent = map(pd.concat, zip(*gather_object([(rows.assign(loss=loss), absent)]), strict=True))
+        answers = self._answers(mine, loader, judge) if len(mine) else []
+        rows, absent = map(pd.concat, zip(*gather_object(answers), strict=True))
         calibrate(self.scored, rows, absent)
         summary = summarise(rows)
         return {
@@ -200,6 +200,24 @@ class _Run:
             "val_acc@0.5": summary["acc@0.5"],
             "val_semantic_similarity": summary["semantic_similarity"],
         }
+
+    def _answers(
+        self, examples: Examples, loader: GroundingLoader, judge: ClipBackbone | None
+    ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+        """Rows of this process's share of `val`, and of its absent phrases: a list of the one pair."""
+        device, size = self.accelerator.device, self.config.model.image_size
+        rows, loss, absent = predict_rows(self.scored, examples, loader, size, device)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"epoch {self.epoch + 1}: not finite: validation loss {loss:g} after training losses of "
+                f"{self._terms()}; the last checkpoint is from before. {MENDS}"
+            )
+        if judge is not None and self.config.train.similarity_images:
+            some = examples[: self.config.train.similarity_images]
+            n = sum(len(example.expressions) for example in some)
+            similarity = add_clip_similarity(rows[:n], some, judge, device)["semantic_similarity"]
+            rows = rows.assign(semantic_similarity=similarity)
+        return [(rows.assign(loss=loss), absent)]
 
     def finish_epoch(self, epoch: dict[str, float]) -> None:
         """Write the epoch down, and the checkpoint with it."""
@@ -214,6 +232,7 @@ class _Run:
         """Write the checkpoint (the main process does; nothing is saved in mid-accumulation)."""
         if self.accelerator.is_main_process:
             state = {
+                "data": self.data,
                 "epoch": self.epoch,
                 "batch": self.batch,
                 "step": self.step,
@@ -231,16 +250,23 @@ class _Run:
         self.accelerator.wait_for_everyone()
 
     def restore(self) -> None:
-        """Take up the last checkpoint, if there is one."""
+        """Take up the last checkpoint, if there is one.
+
+        Raises:
+            ConfigError: it was trained on other data.
+        """
         average = None if self.average is None else self.average.model
         state = load_state(self.run_dir / "checkpoint", self.model, average)
         if state is None:
             return
+        if state.get("data", self.data) != self.data:  # runs of earlier versions do not say
+            raise ConfigError(f"{self.run_dir}: the run here learned from other data; choose another --out")
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
         self.best, self.history = state["best"], state["history"]
         self.totals.load(state["totals"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        set_rates(self.scheduler)  # more epochs may be asked for than when it was saved
         if state["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.accelerator.is_main_process:  # the kill may have come between the checkpoint and its history
@@ -296,32 +322,14 @@ class _Run:
 
 def _accelerator(train: TrainConfig) -> Accelerator:
     precision = train.precision
-    if precision == "auto":
-        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    if precision == "auto":  # fp16 brings Accelerate's gradient scaler with it
+        # Not asked of a PartialState: one that is made before the Accelerator overlooks this variable.
+        precision = best_precision("cpu" if parse_flag_from_env("ACCELERATE_USE_CPU") else "cuda")
     return Accelerator(
         mixed_precision=precision,
         gradient_accumulation_steps=train.accumulation,
         step_scheduler_with_optimizer=False,
     )
-
-
-def _claim(run_dir: Path, config: Config, resume: bool, accelerator: Accelerator) -> None:
-    """Make the run directory ours, or refuse to mix two runs in one."""
-    path = run_dir / "config.json"
-    if path.exists():
-        if not resume:
-            raise ConfigError(
-                f"{run_dir}: there is a run here already; resume it with --resume or choose another --out"
-            )
-        if Config.load(path) != config:
-            raise ConfigError(
-                f"{run_dir}: the run here has other settings than this one (compare its config.json)"
-            )
-    accelerator.wait_for_everyone()  # all have looked before the first one writes
-    if accelerator.is_main_process:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        config.save(path)
-    accelerator.wait_for_everyone()
 
 
 def _hits(outputs: Features, batch: Batch) -> Features:

@@ -14,6 +14,7 @@ import pickle
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -23,19 +24,20 @@ from tqdm.auto import tqdm
 
 from vg_utils.config import ConfigError
 from vg_utils.data.batches import Batch, GroundingDataset, GroundingLoader, make_loader, whole_batch_loader
+from vg_utils.data.examples import DataError
 from vg_utils.files import write_atomically
 from vg_utils.models.base import Features, GroundingModel
 from vg_utils.models.checkpoints import fingerprint
 
-VERSION = 1  # of the content; one more whenever the same inputs would give other features
+VERSION = 2  # of the content; one more whenever the same inputs would give other features
 
 
 @dataclass
 class CachedBatch(Batch):
     """A batch with features where pictures were and, if the text encoder is frozen too, where tokens were."""
 
-    images: Features  # each (B, ...), float16
-    tokens: Tensor | Features  # int64 (N, L), or features, each (N, ...), float16
+    images: Features  # each (B, ...), float16, or float32 where a value is beyond its range
+    tokens: Tensor | Features  # int64 (N, L), or features, each (N, ...), as those of the images
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> CachedBatch:
         """The batch with its tensors on the device, features as float32."""
@@ -122,6 +124,7 @@ def cache_features(
 
     Raises:
         ConfigError: the model's image encoder is being trained, so its features cannot be kept.
+        DataError: a feature that is not finite; the message names it, and whose it is.
     """
     model = model.eval().to(device)
     directory = Path(directory)
@@ -165,14 +168,17 @@ def _encode(model: GroundingModel, batches: Sequence[Batch], count: int, device:
     for batch in batches:
         moved = batch.to(device)
         for name, value in model.encode_images(moved.images).items():
-            if (
-                name not in images
-            ):  # filled in place: RefCOCOg's HRNet maps are 4.4 GB, a second copy is too much
-                images[name] = torch.empty((count, *value.shape[1:]), dtype=torch.float16)
-            images[name][done : done + len(value)] = value.to("cpu", torch.float16)
+            value = _compact(value, name, batch.image_ids, "image")
+            if name not in images:
+                # Filled in place: RefCOCOg's HRNet maps are 4.4 GB, a second copy is too much.
+                images[name] = torch.empty((count, *value.shape[1:]), dtype=value.dtype)
+            elif value.dtype != images[name].dtype == torch.float16:
+                images[name] = images[name].float()
+            images[name][done : done + len(value)] = value
         if not trains_text:
             features = model.encode_texts(moved.tokens)
-            parts["texts_features"].append({name: t.to("cpu", torch.float16) for name, t in features.items()})
+            features = {name: _compact(t, name, batch.texts, "phrase") for name, t in features.items()}
+            parts["texts_features"].append(features)
         parts["tokens"].append(batch.tokens)
         parts["counts"].append(torch.bincount(batch.image_index, minlength=len(batch.image_ids)))
         for name in _COPIED:
@@ -193,6 +199,29 @@ def _encode(model: GroundingModel, batches: Sequence[Batch], count: int, device:
     }
 
 
+def _compact(feature: Tensor, name: str, owners: Sequence, kind: str) -> Tensor:
+    """A feature on the CPU: float16 where it fits, float32 where a value is beyond float16's range.
+
+    Args:
+        feature: (n, ...).
+        name: what the model calls it.
+        owners: n of them, and `kind` what they are.
+
+    Raises:
+        DataError: a value that is not finite, from which a training would learn nothing but NaN.
+    """
+    finite = feature.isfinite().flatten(1).all(1)
+    if not finite.all():
+        owner = owners[int((~finite).nonzero()[0])]
+        raise DataError(
+            f"feature cache: expected finite features, got infinite ones or NaN in {name!r} of {kind} "
+            f"{owner!r}: the weights of the backbone are damaged, or too large for the precision that it "
+            "runs in"
+        )
+    fits = feature.abs().max() <= torch.finfo(torch.float16).max
+    return feature.to("cpu", torch.float16 if fits else torch.float32)
+
+
 _COPIED = (
     "target_boxes_cxcywh",
     "target_boxes_xyxy",
@@ -208,8 +237,9 @@ def _padded(parts: list[Tensor]) -> Tensor:
     """Join (n, L, ...) tensors of different lengths L, filled up with zeros."""
     if parts[0].ndim < 2 or len({part.shape[1] for part in parts}) == 1:
         return torch.cat(parts)
-    joined = parts[0].new_zeros(
-        (sum(map(len, parts)), max(part.shape[1] for part in parts), *parts[0].shape[2:])
+    joined = torch.zeros(
+        (sum(map(len, parts)), max(part.shape[1] for part in parts), *parts[0].shape[2:]),
+        dtype=reduce(torch.promote_types, (part.dtype for part in parts)),
     )
     start = 0
     for part in parts:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from accelerate import Accelerator
 
 from vg_utils.config import Config, ConfigError
-from vg_utils.data import GroundingExample, Report, load_examples
-from vg_utils.data.batches import GroundingDataset, GroundingLoader, make_loader
+from vg_utils.data import DataError, GroundingExample, Report, load_examples
+from vg_utils.data.batches import Batch, GroundingDataset, GroundingLoader, make_loader
 from vg_utils.data.resident import ResidentPictures
 from vg_utils.data.transforms import EvalTransform, TrainTransform
 from vg_utils.models.base import GroundingModel
 from vg_utils.training.features import cache_features, feature_loader
 
+Examples = Sequence[GroundingExample]
+Loaders = tuple[GroundingLoader, GroundingLoader | Sequence[Batch]]  # to train on, to validate on
+
 
 def load_split(config: Config, split: str) -> list[GroundingExample]:
-    """The examples of a split as the config wants them (partition, strictness, limit)."""
+    """The examples of a split as the config wants them (partition, strictness, limit).
+
+    Raises:
+        DataError: no picture of the split can be used, or as `load_examples` says.
+    """
     data, report = config.data, Report()
     examples = load_examples(data.root, split, data.partition or None, data.strict, report)
-    if report.total:
+    if not examples:
+        raise DataError(f"{data.root}: no usable expression in split {split!r} ({report})")
+    if report.total and os.environ.get("RANK", "0") == "0":  # once, whatever the number of processes
         print(f"{data.root}, {split}: {report}")
     return examples[: data.limit_images] if data.limit_images else examples
 
@@ -27,60 +37,180 @@ def load_split(config: Config, split: str) -> list[GroundingExample]:
 def make_loaders(
     config: Config,
     model: GroundingModel,
-    train: Sequence[GroundingExample] | ResidentPictures,
-    val: Sequence[GroundingExample] | ResidentPictures,
+    train: Examples | ResidentPictures,
+    val: Examples | ResidentPictures,
     accelerator: Accelerator,
     progress: bool,
-) -> tuple[GroundingLoader, GroundingLoader]:
+) -> Loaders:
     """Batches to train on (augmented, shuffled) and to validate on (plain, in order).
 
+    Each process validates its own share of the pictures: none, where there are fewer of them than processes.
+
     Raises:
-        ConfigError: pictures that shall be both cached as features and resident.
+        ConfigError: pictures that shall be both cached as features and resident, or batches too small for
+            the model.
+        DataError: a split without pictures.
     """
+    check_splits(config, model, train, val)
+    if isinstance(val, ResidentPictures):
+        if accelerator.num_processes > 1:
+            raise ConfigError("expected one process for pictures that are resident already, got several")
+    else:
+        val = val[accelerator.process_index :: accelerator.num_processes]
+    if config.data.resident or isinstance(train, ResidentPictures):
+        return _resident_loaders(config, model, train, val, accelerator, progress)
+    if config.train.cached:
+        return _cached_loaders(config, model, train, val, accelerator, progress)
+    return _file_loaders(config, model, train, val)
+
+
+def check_splits(
+    config: Config,
+    model: GroundingModel,
+    train: Examples | ResidentPictures,
+    val: Examples | ResidentPictures,
+) -> None:
+    """Raise, as `make_loaders` says, what can be told without reading a picture."""
+    settings, least = config.train, model.smallest_batch
+    if settings.cached and (config.data.resident or isinstance(train, ResidentPictures)):
+        raise ConfigError("data.resident and train.cached: expected one of them, got both")
+    for name, split in (("train", train), ("val", val)):
+        if not len(examples_of(split)):
+            raise DataError(f"{config.data.root}: expected images in split {name!r}, found none")
+    limits = {
+        "train.batch_images": settings.batch_images,
+        "train.epoch_images": settings.epoch_images or least,  # 0: all of them
+        f"{config.data.root}, images of split 'train'": len(examples_of(train)),
+    }
+    for name, count in limits.items():
+        if count < least:
+            raise ConfigError(
+                f"{name}: expected {least} or more for {config.model.name}, whose batch normalisation "
+                f"learns nothing from one image, got {count}"
+            )
+
+
+def _file_loaders(config: Config, model: GroundingModel, train: Examples, val: Examples) -> Loaders:
+    """Pictures decoded anew in every epoch."""
     data, settings = config.data, config.train
-    absent = data.absent if model.learns_presence else 0
-    plain = EvalTransform(config.model.image_size)
-    views = {name: getattr(data, name) for name in ("flip", "jitter", "recolor", "scale")}
-    augmented = TrainTransform(config.model.image_size, **views)
-    transform = plain if settings.cached and settings.cache_views == 1 else augmented
-    sizes = {"batch_images": settings.batch_images}
-    pictures = settings.epoch_images or len(examples_of(train))
-    alone = pictures % settings.batch_images == 1 and pictures > 1  # BatchNorm learns nothing from one
-    shuffled = {"shuffle": True, "seed": settings.seed, "drop_last": alone}
-    shuffled |= {"per_epoch": settings.epoch_images}
-    every = None if absent else 0  # validation looks at all phrases that fit nothing, or at none
-    mine = slice(accelerator.process_index, None, accelerator.num_processes)
-    if data.resident or isinstance(train, ResidentPictures):
-        if settings.cached:
-            raise ConfigError("data.resident and train.cached: expected one of them, got both")
-        hold = {"device": accelerator.device, "workers": data.workers, "progress": progress}
-        if not isinstance(train, ResidentPictures):
-            train = ResidentPictures(train, config.model.image_size, model.tokenizer, **hold)
-        if not isinstance(val, ResidentPictures):
-            val = ResidentPictures(val[mine], config.model.image_size, model.tokenizer, **hold)
-        limits = {"max_expressions": data.max_expressions, "absent": absent}
-        return (
-            train.loader(transform=augmented, **shuffled, **sizes, **limits),
-            val.loader(transform=plain, shuffle=False, **sizes, absent=every),
-        )
-    train_set = GroundingDataset(train, transform, settings.seed, data.max_expressions, absent)
-    val_set = GroundingDataset(val[mine], plain, absent=every)
-    if not settings.cached:
-        workers = {"workers": data.workers}
-        return (
-            make_loader(train_set, model.tokenizer, **shuffled, **sizes, **workers),
-            make_loader(val_set, model.tokenizer, shuffle=False, **sizes, **workers),
-        )
-    options = {"device": accelerator.device, "workers": data.workers, "progress": progress}
-    with accelerator.main_process_first():  # the others find what the first has made
-        views = cache_features(train_set, model, data.features, views=settings.cache_views, **options)
-    val_views = cache_features(val_set, model, data.features, **options)
-    return (
-        feature_loader(views, **shuffled, **sizes),
-        feature_loader(val_views, shuffle=False, **sizes),
+    train_set, val_set = _datasets(config, model, train, val)
+    to_train = make_loader(
+        train_set,
+        model.tokenizer,
+        settings.batch_images,
+        shuffle=True,
+        workers=data.workers,
+        seed=settings.seed,
+        drop_last=_leaves_one(config, len(train)),
+        per_epoch=settings.epoch_images,
+    )
+    if not val:
+        return to_train, []
+    return to_train, make_loader(
+        val_set, model.tokenizer, settings.batch_images, shuffle=False, workers=data.workers
     )
 
 
-def examples_of(split: Sequence[GroundingExample] | ResidentPictures) -> Sequence[GroundingExample]:
+def _cached_loaders(
+    config: Config,
+    model: GroundingModel,
+    train: Examples,
+    val: Examples,
+    accelerator: Accelerator,
+    progress: bool,
+) -> Loaders:
+    """What frozen backbones say of the pictures, computed where it is not on disk yet."""
+    data, settings = config.data, config.train
+    train_set, val_set = _datasets(config, model, train, val)
+
+    def cached(dataset: GroundingDataset, views: int) -> list:
+        return cache_features(
+            dataset,
+            model,
+            data.features,
+            accelerator.device,
+            views,
+            workers=data.workers,
+            progress=progress,
+        )
+
+    with accelerator.main_process_first():  # the others find what the first has made
+        views = cached(train_set, settings.cache_views)
+    to_train = feature_loader(
+        views,
+        settings.batch_images,
+        shuffle=True,
+        seed=settings.seed,
+        drop_last=_leaves_one(config, len(train)),
+        per_epoch=settings.epoch_images,
+    )
+    return to_train, feature_loader(cached(val_set, 1), settings.batch_images, shuffle=False) if val else []
+
+
+def _resident_loaders(
+    config: Config,
+    model: GroundingModel,
+    train: Examples | ResidentPictures,
+    val: Examples | ResidentPictures,
+    accelerator: Accelerator,
+    progress: bool,
+) -> Loaders:
+    """Pictures decoded once, held and augmented on the device."""
+    data, settings = config.data, config.train
+    absent, every = _absent(config, model)
+
+    def held(split: Examples | ResidentPictures) -> ResidentPictures:
+        if isinstance(split, ResidentPictures):
+            return split
+        size = config.model.image_size
+        return ResidentPictures(split, size, model.tokenizer, accelerator.device, data.workers, progress)
+
+    to_train = held(train).loader(
+        settings.batch_images,
+        _augmented(config),
+        shuffle=True,
+        seed=settings.seed,
+        max_expressions=data.max_expressions,
+        absent=absent,
+        drop_last=_leaves_one(config, len(examples_of(train))),
+        per_epoch=settings.epoch_images,
+    )
+    if not examples_of(val):
+        return to_train, []
+    plain = EvalTransform(config.model.image_size)
+    return to_train, held(val).loader(settings.batch_images, plain, shuffle=False, absent=every)
+
+
+def _datasets(
+    config: Config, model: GroundingModel, train: Examples, val: Examples
+) -> tuple[GroundingDataset, GroundingDataset]:
+    """Both splits under their transforms; a cache of one view has the plain letterbox."""
+    plain, (absent, every) = EvalTransform(config.model.image_size), _absent(config, model)
+    one_view = config.train.cached and config.train.cache_views == 1
+    transform = plain if one_view else _augmented(config)
+    train_set = GroundingDataset(train, transform, config.train.seed, config.data.max_expressions, absent)
+    return train_set, GroundingDataset(val, plain, absent=every)
+
+
+def _augmented(config: Config) -> TrainTransform:
+    data = config.data
+    return TrainTransform(
+        config.model.image_size, flip=data.flip, jitter=data.jitter, recolor=data.recolor, scale=data.scale
+    )
+
+
+def _absent(config: Config, model: GroundingModel) -> tuple[int, int | None]:
+    """Phrases that fit nothing, of an image in training, and in validation: all of them (None), or none."""
+    absent = config.data.absent if model.learns_presence else 0
+    return absent, None if absent else 0
+
+
+def _leaves_one(config: Config, images: int) -> bool:
+    """Whether the last batch of an epoch would hold one image, from which BatchNorm learns nothing."""
+    images = config.train.epoch_images or images
+    return images > 1 and images % config.train.batch_images == 1
+
+
+def examples_of(split: Examples | ResidentPictures) -> Examples:
     """The records of a split, whether or not its pictures are held on the device."""
     return split.examples if isinstance(split, ResidentPictures) else split

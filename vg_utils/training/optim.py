@@ -54,3 +54,14 @@ def make_scheduler(optimizer: Optimizer, train: TrainConfig, steps: int) -> Lamb
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
     return LambdaLR(optimizer, factor)
+
+
+def set_rates(scheduler: LambdaLR) -> None:
+    """Give each group the rate that the schedule has for the step it is at, whatever the rate was."""
+    rates = [
+        base * factor(scheduler.last_epoch)
+        for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates

@@ -19,8 +19,6 @@ objective is the best validation mIoU of its epochs, which belongs to the weight
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
 import time
 import traceback
@@ -39,13 +37,14 @@ from optuna.trial import Trial, TrialState
 from tqdm.auto import tqdm
 
 from vg_utils.config import Config, ConfigError, first_difference, set_fields
-from vg_utils.data import GroundingExample
+from vg_utils.data import GroundingExample, Report, load_examples
 from vg_utils.files import write_atomically
-from vg_utils.models import MODELS, build_model
+from vg_utils.models import build_model
 from vg_utils.models.checkpoints import drop_resumable
 from vg_utils.predictor import Grounder
+from vg_utils.training.claims import plain, read_by
 from vg_utils.training.engine import fit
-from vg_utils.training.loaders import load_split, make_loaders
+from vg_utils.training.loaders import check_splits, load_split, make_loaders
 from vg_utils.tuning.report import write_report
 from vg_utils.tuning.spaces import own_parameters, suggest
 from vg_utils.tuning.storage import Storage, best_trial, file_lock, give_back_dead_trials, is_finished
@@ -88,10 +87,17 @@ def tune(
 
     Raises:
         ConfigError: a model without a space, a study of other settings, or a storage that cannot be used.
+        DataError, WeightsError, ConfigError: what every trial, or the report, would fail of. Nothing of the
+            study has been written then.
     """
     out = Path(out)
     config = set_fields(config, train__similarity_images=0)  # nothing here reads them
-    worker = Worker(config, study_name, out, storage or str(out / "journal.log"), objective)
+    check_names(study_name, objective)
+    own_parameters(config)  # a model without a space is an error before minutes of reading
+    splits = fill_cache(config, progress)  # and what every trial would fail of, before any file of the study
+    if report:
+        check_test(config)
+    worker = Worker(config, study_name, out, storage or str(out / "journal.log"), objective, splits)
     try:
         worker.search(trials, timeout, progress)
         if not report:
@@ -106,18 +112,24 @@ def tune(
 
 
 class Worker:
-    """One process that works on a study: `study` is Optuna's, `storage` has the locks that workers share."""
+    """One process that works on a study: `study` is Optuna's, `storage` has the locks that workers share.
+
+    Args:
+        splits: `train` and `val`, or each trial reads them; for the others see `tune`.
+    """
 
     def __init__(
-        self, config: Config, study_name: str, out: Path, storage: str, objective: str | None = None
+        self,
+        config: Config,
+        study_name: str,
+        out: Path,
+        storage: str,
+        objective: str | None = None,
+        splits: dict[str, list[GroundingExample]] | None = None,
     ) -> None:
-        if not re.fullmatch(r"[\w.-]+", study_name):
-            raise ConfigError(f"--study: expected letters, digits, '.', '-' and '_', got {study_name!r}")
-        if objective not in (None, *SECOND_OBJECTIVES):
-            known = " or ".join(SECOND_OBJECTIVES)
-            raise ConfigError(f"--objective: expected {known} beside mIoU, got {objective!r}")
         self.config, self.name, self.out, self.objective = config, study_name, out, objective
-        parameters = own_parameters(config)  # a model without a space is an error before any file is made
+        self.splits = splits
+        parameters = own_parameters(config)
         self.storage = Storage(storage)
         try:
             with self._claim():
@@ -128,8 +140,6 @@ class Worker:
 
     def search(self, trials: int, timeout: float | None = None, progress: bool = True) -> None:
         """Work until the study has so many finished trials, whoever runs them, or the time is over."""
-        with file_lock(Path(self.config.data.features) / ".tuning.lock"):  # one makes it, the others wait
-            self.splits = fill_cache(self.config, progress)
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # the bar says it shorter
@@ -240,7 +250,7 @@ class Worker:
             study.set_user_attr("asked", asked)
             study.enqueue_trial(parameters, user_attrs={"preset": True})
         model = self.config.model.name
-        other = first_difference(_read_by(model, study.user_attrs["asked"]), _read_by(model, asked))
+        other = first_difference(read_by(model, study.user_attrs["asked"]), read_by(model, asked))
         if other:
             raise ConfigError(f"study {self.name} is of other settings: {other}; choose another --study")
         return study
@@ -268,11 +278,28 @@ def fill_cache(config: Config, progress: bool = True) -> dict[str, list[Groundin
         DataError, WeightsError, ConfigError: what every trial would fail of.
     """
     splits = {name: load_split(config, name) for name in ("train", "val")}
+    set_seed(config.train.seed)  # as `fit` does: backbones without weights are drawn from it
+    model = build_model(config.model.name, config.model)
+    check_splits(config, model, splits["train"], splits["val"])
     if config.train.cached:
-        set_seed(config.train.seed)  # as `fit` does: backbones without weights are drawn from it
-        model = build_model(config.model.name, config.model)
-        make_loaders(config, model, splits["train"], splits["val"], PartialState(), progress)
+        with file_lock(Path(config.data.features) / ".tuning.lock"):  # one makes it, the others wait
+            make_loaders(config, model, splits["train"], splits["val"], PartialState(), progress)
     return splits
+
+
+def check_names(study_name: str, objective: str | None) -> None:
+    """Raise a ConfigError unless a study can be called so and have this second objective."""
+    if not re.fullmatch(r"[\w.-]+", study_name):
+        raise ConfigError(f"--study: expected letters, digits, '.', '-' and '_', got {study_name!r}")
+    if objective not in (None, *SECOND_OBJECTIVES):
+        known = " or ".join(SECOND_OBJECTIVES)
+        raise ConfigError(f"--objective: expected {known} beside mIoU, got {objective!r}")
+
+
+def check_test(config: Config) -> None:
+    """Raise a DataError unless there is the split that the report will ask; nothing of it is kept."""
+    data = config.data
+    load_examples(data.root, "test", data.partition or None, False, Report(), require_images=False)
 
 
 def second_objective(name: str, run_dir: Path) -> float:
@@ -297,27 +324,12 @@ def second_objective(name: str, run_dir: Path) -> float:
     return float(np.median(seconds[3:])) * 1e3  # the first ones find buffers and kernels
 
 
-def plain(config: Config) -> dict[str, Any]:
-    """The config as JSON would give it back."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
 def _portable(config: Config) -> dict[str, Any]:
     """The settings that have to be the same for all workers; where things lie may differ by machine."""
     settings = plain(config)
     for name in ("root", "features", "workers", "resident"):
         settings["data"].pop(name)
     return settings
-
-
-def _read_by(model: str, asked: dict[str, Any]) -> dict[str, Any]:
-    """What was asked for without the parts of other models, which make no difference to this one."""
-    parts = {
-        name: value
-        for name, value in asked["model"].items()
-        if not isinstance(value, dict) or name in ("clip", *MODELS[model].parts)
-    }
-    return asked | {"model": parts}
 
 
 def _sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:

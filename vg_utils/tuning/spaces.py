@@ -2,7 +2,8 @@
 
 A choice is called by the dotted name of the setting that it sets, so a trial's parameters read as flags do
 (`train.lr` is `--train.lr`), and the values that the run would have had anyway can be put in as the first
-trial. A range that does not hold such a value is widened to it.
+trial. A range that does not hold such a value is widened to it; where it counts orders of magnitude and the
+value is zero, which has none, the setting is switched off and stays so in all trials.
 
 What decides which features a frozen backbone gives (the data, the input size, the tuning of CLIP and HRNet,
 which of their maps are read) is searched only where a run trains from pictures: in a cached study every trial
@@ -34,9 +35,10 @@ class Search:
         self.values: dict[str, Any] = {}
 
     def real(self, name: str, low: float, high: float, log: bool = False) -> float:
-        """A number in [low, high]; `log` where it is its order of magnitude that matters."""
+        """A number in [low, high]; `log` where its order of magnitude matters, which zero has not."""
         own = float(get_setting(self.base, name))
-        own = max(own, low) if log and own <= 0 else own  # zero has no logarithm
+        if log and own == 0:
+            return own
         low, high = min(low, own), max(high, own)
         value = self.trial.suggest_float(name, low, high, log=log) if self.trial else own
         self.values[name] = value

@@ -1,0 +1,56 @@
+"""Settings that cannot be: every check raises a ConfigError that names field, expectation and value."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import fields
+from typing import Any, get_args
+
+NO_LIMIT = math.inf
+_AT_LEAST_ONE = ("heads", "lora_rank", "num_classes", "kept", "before_nms", "sampled_anchors")
+_SHARES = ("dropout", "positive_share", "foreground_iou", "background_iou", "nms_iou", "score_threshold")
+
+
+class ConfigError(ValueError):
+    """A setting that does not exist or cannot be; the message names the nearest valid one."""
+
+
+def nearest(name: str, valid: Any) -> str:
+    """`, did you mean 'x'?` for the closest of the valid names, else a list of them all."""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(sorted(valid))}"
+
+
+def check_ranges(config: Any, part: str, **ranges: tuple[float, float]) -> None:
+    """Each of these fields has to be a finite number from the first to the second of its range.
+
+    Args:
+        config: a dataclass; a field whose default is a whole number has to be one.
+        part: what it is called, as in `train`.
+        ranges: by name of the field.
+    """
+    defaults = {field.name: field.default for field in fields(config)}
+    for name, (low, high) in ranges.items():
+        value, whole = getattr(config, name), isinstance(defaults[name], int)
+        is_number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or not low <= value <= high:
+            what = "a whole number" if whole else "a number"
+            span = f"of {low} or more" if high == NO_LIMIT else f"from {low} to {high}"
+            raise ConfigError(f"{part}.{name}: expected {what} {span}, got {value!r}")
+
+
+def check_numbers(config: Any, part: str) -> None:
+    """What holds for every number among a model's settings: none is negative, no share is above 1."""
+    ranges = {}
+    for field in fields(config):
+        if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+            low = 1 if field.name in _AT_LEAST_ONE else 0
+            ranges[field.name] = (low, 1 if field.name in _SHARES else NO_LIMIT)
+    check_ranges(config, part, **ranges)
+
+
+def check_choice(value: Any, name: str, kinds: Any) -> None:
+    """The value has to be one of those of a Literal."""
+    if value not in get_args(kinds):
+        raise ConfigError(f"{name}: expected one of {', '.join(get_args(kinds))}, got {value!r}")

@@ -1,0 +1,87 @@
+"""Whose a run directory is: that of one run, which only the settings that it began with may resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from vg_utils.config import Config, ConfigError, first_difference
+from vg_utils.data import GroundingExample
+from vg_utils.models import MODELS
+
+CHANGES_NOTHING = {  # settings that no result depends on: where things lie, who decodes, when it is saved
+    "data": ("root", "features", "workers", "strict"),
+    "train": ("save_every",),
+}
+
+
+def check_claim(run_dir: Path, config: Config, resume: bool) -> str:
+    """Refuse to mix two runs in one directory; nothing is written.
+
+    A resumed run may differ in what changes no result, and may ask for more epochs than before.
+
+    Returns:
+        what a person should know of a run that is resumed otherwise than it began; empty if nothing.
+
+    Raises:
+        ConfigError: a fresh run where there is one already, or a resumed one with other settings.
+    """
+    path = run_dir / "config.json"
+    if not path.exists():
+        return ""
+    if not resume:
+        raise ConfigError(
+            f"{run_dir}: there is a run here already; resume it with --resume or choose another --out"
+        )
+    before = Config.load(path)
+    epochs = before.train.epochs, config.train.epochs
+    same_epochs = dataclasses.replace(before.train, epochs=max(epochs))
+    before = dataclasses.replace(before, train=same_epochs)
+    other = first_difference(what_matters(before), what_matters(config))
+    if other:
+        raise ConfigError(
+            f"{run_dir}: the run here has other settings: {other}; resume it with those, or choose "
+            "another --out"
+        )
+    if epochs[1] > epochs[0]:
+        return (
+            f"{run_dir}: train.epochs was {epochs[0]} and is {epochs[1]}: from here on the learning rate "
+            "follows the warm-up and cosine of them all, so this is not the run that it would have been "
+            "with as many from the start"
+        )
+    return ""
+
+
+def what_matters(config: Config) -> dict[str, Any]:
+    """The settings that can change a run's result, as JSON would give them back."""
+    settings = read_by(config.model.name, plain(config))
+    del settings["preset"]  # a name
+    for part, names in CHANGES_NOTHING.items():
+        settings[part] = {name: v for name, v in settings[part].items() if name not in names}
+    return settings
+
+
+def read_by(model: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the parts of other models, which make no difference to this one."""
+    parts = ("clip", *MODELS[model].parts) if model in MODELS else settings["model"]
+    own = {name: v for name, v in settings["model"].items() if not isinstance(v, dict) or name in parts}
+    return settings | {"model": own}
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The config as JSON would give it back."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def digest_of(*splits: Iterable[GroundingExample]) -> str:
+    """A hash of what a run learns from and is scored on, wherever it lies."""
+    digest = hashlib.sha256()
+    for examples in splits:
+        for example in examples:
+            known = (example.image_id, example.size_wh, example.expressions, example.absent)
+            digest.update(repr(known).encode())
+    return digest.hexdigest()

@@ -28,10 +28,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vg_utils.config import Config, DataConfig
+from vg_utils.config import Config
 from vg_utils.files import write_atomically
 from vg_utils.models.base import GroundingModel
 from vg_utils.models.shipped import WEIGHTS_DIR, pack_tensors, unpack_tensors
+from vg_utils.presets import preset
 
 
 class CheckpointError(RuntimeError):
@@ -136,7 +137,7 @@ def ship(run_dir: Path, directory: Path, tokens: Iterable[int] | None = None, sm
     packed = pack_tensors(tensors, tokens, smallest)
     save_file(packed, directory / "checkpoint" / "model.safetensors", metadata=metadata)
     config = Config.load(run_dir / "config.json")
-    home = DataConfig()  # where the images lay was a matter of the machine that trained
+    home = preset(config.preset).data  # where the images lay was a matter of the machine that trained
     config = replace(config, data=replace(config.data, root=home.root, features=home.features))
     config.save(directory / "config.json")
 

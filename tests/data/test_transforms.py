@@ -139,7 +139,7 @@ def test_augmentation_varies_and_uses_its_ranges():
 def test_the_generator_decides_everything():
     picture, boxes_xyxy = random_case(5)
     texts = ["left"] * len(boxes_xyxy)
-    transform = TrainTransform(SIZE, hue=0.1)
+    transform = TrainTransform(SIZE)
     once, again, other = (transform(picture, boxes_xyxy, texts, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(once.image, again.image)
     assert torch.equal(once.letterbox, again.letterbox)

@@ -17,7 +17,6 @@ from vg_utils.data.examples import DataError, GroundingExample, Report
 from vg_utils.data.refer import build_examples
 from vg_utils.data.refer_files import Record, require_keys, write_refer
 
-REFCOCOG = "jxu124/refcocog"
 BOX_AGREEMENT_PX = 0.1  # both boxes come from the same numbers: only rounding may part them
 
 _COLUMNS = ("ref_id", "ann_id", "image_id", "category_id", "split", "file_name", "sent_ids", "sentences")

@@ -129,7 +129,6 @@ class TrainTransform:
         flip: probability of mirroring. Left and right are swapped in the phrases; the picture stays as it is
             if any of its phrases cannot be swapped (see `text.swap_left_right`).
         jitter: brightness, contrast and saturation are each multiplied by 1 - jitter to 1 + jitter.
-        hue: largest turn of the colour wheel, 0 to 0.5. None by default, because phrases name colours.
         recolor: share of the pictures that are shown in quite other colours (see `random_colors`), so that a
             thing's shape is learned apart from its colour. Which they are, and which phrases then fit, is up
             to the data set.
@@ -143,7 +142,6 @@ class TrainTransform:
     size: int
     flip: float = 0.5
     jitter: float = 0.2
-    hue: float = 0.0
     recolor: float = 0.0
     scale: tuple[float, float] = (0.7, 1.4)
     translate: float = 0.1
@@ -170,9 +168,8 @@ class TrainTransform:
             boxes_xyxy = F.horizontal_flip_bounding_boxes(boxes_xyxy, BoundingBoxFormat.XYXY, (height, width))
         placed = self._place(boxes_xyxy, decoded.size_wh, zoom, generator)
         factors = [_uniform(1 - self.jitter, 1 + self.jitter, generator) for _ in range(3)]
-        turn = _uniform(-self.hue, self.hue, generator)
         return View(
-            _draw(decoded, placed, self.size, mirrored, factors, turn, colors),
+            _draw(decoded, placed, self.size, mirrored, factors, colors),
             boxes_xyxy,
             placed,
             mirrored_texts if mirrored else list(texts),
@@ -237,7 +234,6 @@ def _draw(
     size: int,
     mirrored: bool = False,
     factors: Sequence[float] = (1.0, 1.0, 1.0),
-    turn: float = 0.0,
     colors: Tensor | None = None,
 ) -> Tensor:
     """Draw the picture into a square where the letterbox `placed` says: uint8 (3, size, size).
@@ -264,8 +260,6 @@ def _draw(
         part = F.adjust_brightness(part, factors[0])
         part = F.adjust_contrast(part, factors[1])
         part = F.adjust_saturation(part, factors[2])
-    if turn:
-        part = F.adjust_hue(part, turn)
     square = torch.tensor(PADDING_RGB, dtype=torch.uint8).view(3, 1, 1).repeat(1, size, size)  # (3, S, S)
     drawn = F.pil_to_tensor(part)
     if colors is not None:

@@ -31,7 +31,7 @@ from vg_utils.figures.style import (
     VAL_COLOR,
     PathLike,
     StyledFigure,
-    save_figure,
+    finish,
 )
 from vg_utils.tuning.storage import best_trial
 
@@ -87,7 +87,7 @@ def draw_history(study: optuna.Study, path: PathLike = None, title: str = "") ->
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(linewidth=0.8)
     figure.legend(loc="outside lower center", ncols=3)
-    return _finish(figure, f"{title}: search history", path)
+    return finish(figure, f"{title}: search history", path)
 
 
 @mpl.rc_context(STYLE)
@@ -111,7 +111,7 @@ def draw_curves(study: optuna.Study, path: PathLike = None, title: str = "") -> 
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(linewidth=0.8)
     figure.legend(loc="outside lower center", ncols=3)
-    return _finish(figure, f"{title}: pruned and complete trials", path)
+    return finish(figure, f"{title}: pruned and complete trials", path)
 
 
 @mpl.rc_context(STYLE)
@@ -129,7 +129,7 @@ def draw_importances(study: optuna.Study, path: PathLike = None, title: str = ""
     better = f"the best {BETTER_SHARE:.0%} of {len(_whole(study))} complete trials"
     ax.set(xlabel=f"importance for being in {better} (share)", ylabel="setting")
     ax.grid(axis="x", linewidth=0.8)
-    return _finish(figure, f"{title}: importance of the settings", path)
+    return finish(figure, f"{title}: importance of the settings", path)
 
 
 @mpl.rc_context(STYLE)
@@ -158,7 +158,7 @@ def draw_slices(study: optuna.Study, path: PathLike = None, title: str = "") -> 
         ax.set_ylabel(VALUE)
     whole = MaxNLocator(integer=True)  # there is no half a trial
     figure.colorbar(points, ax=axes, label="trial", fraction=0.03, aspect=30, ticks=whole)
-    return _finish(figure, f"{title}: the most important settings, one by one", path)
+    return finish(figure, f"{title}: the most important settings, one by one", path)
 
 
 @mpl.rc_context(STYLE)
@@ -186,7 +186,7 @@ def draw_contour(study: optuna.Study, path: PathLike = None, title: str = "") ->
     ax.autoscale()
     ax.set_title("dots: complete trials, the star the best; between them interpolated, not measured")
     figure.colorbar(filled, ax=ax, label=VALUE)
-    return _finish(figure, f"{title}: mIoU over two settings", path)
+    return finish(figure, f"{title}: mIoU over two settings", path)
 
 
 @mpl.rc_context(STYLE)
@@ -217,7 +217,7 @@ def draw_parallel(study: optuna.Study, path: PathLike = None, title: str = "") -
     ax.set_title(f"orange: the best, trial {trials[-1].number}; the darker a line, the higher its mIoU")
     ax.spines[["left", "bottom"]].set_visible(False)
     ax.tick_params(axis="x", length=0)
-    return _finish(figure, f"{title}: settings of {len(trials)} complete trials", path)
+    return finish(figure, f"{title}: settings of {len(trials)} complete trials", path)
 
 
 @mpl.rc_context(STYLE)
@@ -238,7 +238,7 @@ def draw_pareto(study: optuna.Study, path: PathLike = None, title: str = "") -> 
     ax.set(xlabel=COSTS[study.user_attrs["asked"]["objective"]], ylabel=VALUE)
     ax.grid(linewidth=0.8)
     figure.legend(loc="outside lower center", ncols=2)
-    return _finish(figure, f"{title}: Pareto front (numbers: trials)", path)
+    return finish(figure, f"{title}: Pareto front (numbers: trials)", path)
 
 
 def importances_of(study: optuna.Study) -> dict[str, float]:
@@ -327,10 +327,3 @@ def _with_state(study: optuna.Study, state: TrialState) -> list[FrozenTrial]:
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = StyledFigure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
-
-
-def _finish(figure: Figure, title: str, path: PathLike) -> Figure:
-    figure.suptitle(title, fontsize=11, fontweight="bold")
-    if path is not None:
-        save_figure(figure, path)
-    return figure

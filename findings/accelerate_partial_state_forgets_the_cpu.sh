@@ -26,4 +26,5 @@ export CUDA_VISIBLE_DEVICES="" ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1
 run() { "$folder/venv/bin/python" -m torch.distributed.run --standalone --nproc_per_node 2 "$folder/try.py" "$1" 2>/dev/null; }
 plain=$(run accelerator-first) first=$(run state-first)
 printf '%s\n%s\n' "$plain" "$first"
-[ "$(grep -c 'processes 2' <<<"$plain")" = 2 ] && [ "$(grep -c 'processes 1, main True' <<<"$first")" = 2 ]
+count() { grep -o "$1" <<<"$2" | wc -l; }  # two processes may print on one line
+[ "$(count 'processes 2' "$plain")" = 2 ] && [ "$(count 'processes 1, main True' "$first")" = 2 ]

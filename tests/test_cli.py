@@ -89,6 +89,20 @@ def test_prepare_writes_refcocogs_layout_and_twice_is_once(scenes, capsys):
     assert [path.stat().st_mtime_ns for path in pictures] == written
 
 
+def test_prepare_phrases_speaks_of_the_boxes_of_a_data_set(scenes, tmp_path, capsys):
+    root, boxes = tmp_path / "phrases", scenes / "annotations" / "instances.json"
+    captions, picture = tmp_path / "captions.json", json.loads(boxes.read_text())["images"][0]["id"]
+    captions.write_text(json.dumps({"annotations": [{"id": 1, "image_id": picture, "caption": "a scene"}]}))
+    where = ("--instances", boxes, "--images", scenes / "images", "--root", root)
+    assert call("prepare", "phrases", *where, "--captions", captions, "--seed", 3) == 0
+    printed = capsys.readouterr().out
+    assert str(root) in printed
+    assert "phrases by family" in printed
+    made_with = json.loads((root / "phrases.json").read_text())
+    assert (made_with["seed"], made_with["captions"]) == (3, True)
+    assert (root / "annotations" / "refs(umd).p").is_file()
+
+
 def test_train_leaves_a_run_directory(trained, scenes):
     config = Config.load(trained / "config.json")
     assert (config.preset, config.model.name, config.model.image_size) == ("scenes", "clip-hrnet", 64)
@@ -304,6 +318,11 @@ def test_wrong_arguments_are_refused(line, trained, scenes, tmp_path):
     assert "--ouput" in line("ground", "picture.jpg", "a cube", "--ouput", "x.png")
     assert "--root" in line("prepare", "scenes")
     assert "coco" in line("prepare", "coco", "--root", tmp_path)
+    phrases = ("prepare", "phrases", "--root", tmp_path / "new")
+    assert "--instances and --images" in line(*phrases)
+    assert "--images missing" in line(*phrases, "--instances", "boxes.json")
+    assert "boxes.json" in line(*phrases, "--instances", tmp_path / "boxes.json", "--images", tmp_path)
+    assert "a number" in line("prepare", "scenes", "--root", tmp_path / "new", "--images", "many")
     assert "--train.lr" in line("evaluate", trained, "--data", scenes, "--split", "test", "--train.lr", "1")
     assert "images" in line("prepare", "scenes", "--root", tmp_path / "new", "--images", "0")
     assert "size" in line("prepare", "scenes", "--root", tmp_path / "new", "--size", "8")
@@ -326,6 +345,12 @@ def test_settings_beside_a_checkpoint_are_refused_and_not_offered(line, trained,
 def test_flags_of_another_data_set_are_refused(line, tmp_path):
     assert "--images: prepare refcocog has no such flag" in line(
         "prepare", "refcocog", "--root", tmp_path, "--images", "10"
+    )
+    assert "--instances: prepare scenes has no such flag" in line(
+        "prepare", "scenes", "--root", tmp_path, "--instances", "x"
+    )
+    assert "--size: prepare phrases has no such flag" in line(
+        "prepare", "phrases", "--root", tmp_path, "--size", "64"
     )
     assert "--source: prepare scenes has no such flag" in line(
         "prepare", "scenes", "--root", tmp_path, "--source", "x"

@@ -154,7 +154,8 @@ def test_ground_prints_boxes_and_draws_them(trained, scenes, tmp_path, capsys):
     where = ("--checkpoint", trained, "--out", drawn)
     assert call("ground", picture, *phrases, *where, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert [set(one) for one in found] == [{"phrase", "box_xyxy", "score"}] * 3
+    assert [set(one) for one in found] == [{"phrase", "box_xyxy", "score", "origin"}] * 3
+    assert {one["origin"] for one in found} == {f"{trained}: clip-hrnet, trained on {scenes}"}
     assert [one["phrase"] for one in found] == phrases
     for one in found:
         x1, y1, x2, y2 = one["box_xyxy"]
@@ -168,7 +169,7 @@ def test_ground_prints_boxes_and_draws_them(trained, scenes, tmp_path, capsys):
     assert first == f"{trained}: clip-hrnet, trained on {scenes}"
     assert [line.split(":")[0] for line in lines] == phrases
     assert call("ground", picture, "the red cube") == 0
-    assert "trained on RefScenes" in capsys.readouterr().out
+    assert "photos/dense-grounder: dense-grounder, trained on" in capsys.readouterr().out
 
 
 def test_constant_box_is_chosen_on_train_and_needs_no_checkpoint(scenes, tmp_path):
@@ -231,12 +232,14 @@ def test_run_does_everything_in_one_command(tmp_path, monkeypatch, capsys):
     assert (out / "checkpoint" / "model.safetensors").is_file()
     assert len(pickle.loads((out / "history.pkl").read_bytes())) == 2
     saved = pickle.loads((out / "results.pkl").read_bytes())
-    systems = {"clip-hrnet", "text-only", "constant-box", "scenes/clip-hrnet", "scenes/dense-grounder"}
+    systems = {"clip-hrnet", "text-only", "constant-box", "scenes/dense-grounder"}
     assert set(saved["results"]) == set(saved["rows"]) == systems
     for system, result in saved["results"].items():
         assert set(result) >= RESULT_KEYS
         assert result["n_expressions"] == len(saved["rows"][system])
         assert system in printed
+    assert "cat.jpg: the cat: box" in printed
+    assert "cat.jpg: the dog: not found" in printed
     names = {path.name for path in (out / "figures").iterdir()}
     assert {"predictions.jpg", "failures.jpg", "training_curves.png", "comparison.png"} <= names
     assert {path.name for path in tmp_path.iterdir()} == {"out", "data"}  # nothing lies about

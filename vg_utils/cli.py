@@ -162,20 +162,21 @@ def _detector_config(options: argparse.Namespace) -> Config | None:
 
 
 def _ground(options: argparse.Namespace) -> None:
-    from vg_utils.pipeline import DEFAULT_CHECKPOINT, ground_image, origin
+    from vg_utils.models.checkpoints import DEFAULT_CHECKPOINT, origin
+    from vg_utils.pipeline import answer_line, ground_image
 
-    threshold = options.threshold
+    threshold, answering = options.threshold, origin(options.checkpoint or DEFAULT_CHECKPOINT)
     where = (options.checkpoint, options.out, threshold, options.heatmap)
     predictions = ground_image(options.image, options.phrases, *where)
     if options.json:
         judged = [{} if threshold is None else {"found": p.is_found(threshold)} for p in predictions]
-        plain = [p.as_dict() | found for p, found in zip(predictions, judged, strict=True)]
+        about = {"origin": answering}
+        plain = [p.as_dict() | found | about for p, found in zip(predictions, judged, strict=True)]
         print(json.dumps(plain, indent=2))
         return
-    print(origin(options.checkpoint or DEFAULT_CHECKPOINT))
+    print(answering)
     for p in predictions:
-        box = f"box ({', '.join(f'{v:.0f}' for v in p.box_xyxy)}), score {p.score:.2f}"
-        print(f"{p.phrase}: {box if p.is_found(threshold) else f'not found (presence {p.presence:.2f})'}")
+        print(answer_line(p, threshold))
 
 
 def _benchmark(options: argparse.Namespace) -> None:
@@ -290,7 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     command = verb("ground", _ground, "Find phrases in a picture")
     command.add_argument("image", help="picture file")
     command.add_argument("phrases", nargs="+", metavar="PHRASE")
-    command.add_argument("--checkpoint", help="run directory or shipped one (default: the best shipped)")
+    command.add_argument("--checkpoint", help="run directory or shipped one (default: photos/dense-grounder)")
     command.add_argument("--out", help="draw the boxes into this file")
     command.add_argument("--heatmap", help="draw where the model sees each phrase into this file")
     command.add_argument("--json", action="store_true", help="print JSON")

@@ -391,6 +391,31 @@ def test_what_is_left_out_is_said_once(tmp_path, capfd):
     assert (said.out + said.err).count("left out 1") == 1
 
 
+def own_lines(folder: Path, *phrases: str) -> Path:
+    """Own data: a picture with these phrases in each split."""
+    folder.mkdir()
+    Image.new("RGB", (64, 48), "red").save(folder / "a.png")
+    expressions = [{"text": text, "box_xyxy": [1, 1, 30, 30]} for text in phrases]
+    for split in ("train", "val"):
+        (folder / f"{split}.jsonl").write_text(json.dumps({"image": "a.png", "expressions": expressions}))
+    return folder
+
+
+def test_phrases_in_words_that_the_text_encoder_does_not_know_are_refused(line, tmp_path):
+    train = ("train", "--model", "text-only", "--train.epochs", "1", "--train.cached", "False", "--fast",
+             "--model.image-size", "64", "--out", tmp_path / "run", "--data")  # fmt: skip
+    animals = ["the giraffe", "the zebra on the left", "a dog", "the large cat"]
+    said = line(*train, own_lines(tmp_path / "zoo", *animals))
+    assert "4 others" in said
+    assert "giraffe" in said
+    assert "--preset photos" in said
+    rare = [f"the thing {a}{b}" for a in "abcde" for b in "vwxyz"] + ["the red cube on the left"] * 2000
+    assert "25 others" in line(*train, own_lines(tmp_path / "rare", *rare))  # few of all, but too different
+    assert not (tmp_path / "run").exists()
+    many = [*animals, *["the red cube on the left"] * 200]  # a few among many do no harm
+    assert call(*train, own_lines(tmp_path / "many", *many)) == 0
+
+
 def test_what_comes_later_says_so(line):
     assert "later" in line("demo", "--port", "7860")
 

@@ -36,8 +36,8 @@ from vg_utils.presets import preset
 
 DEFAULT_CHECKPOINT = "photos/dense-grounder"  # the one for photographs
 TRAINED_ON = {  # what the shipped checkpoints of a preset have seen
-    "photos": "4,067 photographs of COCO and VOC with 59,093 phrases made from their boxes; "
-    "no phrase of a person",
+    "photos": "4,067 photographs of COCO and VOC with 52,972 phrases made from their boxes and captions; "
+    "no referring expression of a person",
     "scenes": "RefScenes (drawn solids, no photographs)",
 }
 

@@ -37,13 +37,7 @@ PICTURES_PER_SECOND = {  # that a model trains on where two runs share an H200: 
     "text-only": 4_500,
 }
 RECOLOR = {"data__recolor": 0.25}  # of all models, because of what `search` found for one
-SHIPPED = {  # name of a checkpoint of the package: the run that it is of. Five tuned ones would be too large
-    "dense-grounder": "long-dense-grounder",
-    "clip-hrnet": "clip-hrnet",
-    "clip-rpn-concat": "frozen-clip-rpn-concat",
-    "clip-rpn-tokens": "frozen-clip-rpn-tokens",
-    "transvg": "frozen-transvg",
-}
+SHIPPED = {"dense-grounder": "long-dense-grounder"}  # name of a checkpoint of the package: the run it is of
 MODES = ("crop", "crop+blur", "global-local")  # of detector-clip
 FROZEN = {"model__clip__tuning": "frozen", "model__clip__text_tuning": "frozen"}
 FROZEN |= {"model__hrnet__tuning": "frozen"}

@@ -101,9 +101,8 @@ means that the score knows which answers are bad. *Presence AUROC* is how well p
 their picture are told from those that fit (0.5 is chance)."""
 
 SHIPPED = """\
-What `Grounder.load(NAME)` gives without any training, on test. Their matrices are kept in 8 bits: compare
-each with the run that it is of, `scenes/dense-grounder` with the longer training in the first line,
-`scenes/clip-hrnet` with the fine-tuned one and the others with the frozen ones above."""
+What `Grounder.load("scenes/dense-grounder")` gives without any training, on test. Its matrices are kept in
+8 bits: compare it with the run that it is of, the longer training in the first line."""
 
 BACKBONES = """\
 Two small networks stand where OpenAI's CLIP and ImageNet's HRNet stand at full size. Here they are as

@@ -89,6 +89,20 @@ def test_prepare_writes_refcocogs_layout_and_twice_is_once(scenes, capsys):
     assert [path.stat().st_mtime_ns for path in pictures] == written
 
 
+def test_prepare_phrases_speaks_of_the_boxes_of_a_data_set(scenes, tmp_path, capsys):
+    root, boxes = tmp_path / "phrases", scenes / "annotations" / "instances.json"
+    captions, picture = tmp_path / "captions.json", json.loads(boxes.read_text())["images"][0]["id"]
+    captions.write_text(json.dumps({"annotations": [{"id": 1, "image_id": picture, "caption": "a scene"}]}))
+    where = ("--instances", boxes, "--images", scenes / "images", "--root", root)
+    assert call("prepare", "phrases", *where, "--captions", captions, "--seed", 3) == 0
+    printed = capsys.readouterr().out
+    assert str(root) in printed
+    assert "phrases by family" in printed
+    made_with = json.loads((root / "phrases.json").read_text())
+    assert (made_with["seed"], made_with["captions"]) == (3, True)
+    assert (root / "annotations" / "refs(umd).p").is_file()
+
+
 def test_train_leaves_a_run_directory(trained, scenes):
     config = Config.load(trained / "config.json")
     assert (config.preset, config.model.name, config.model.image_size) == ("scenes", "clip-hrnet", 64)
@@ -140,7 +154,8 @@ def test_ground_prints_boxes_and_draws_them(trained, scenes, tmp_path, capsys):
     where = ("--checkpoint", trained, "--out", drawn)
     assert call("ground", picture, *phrases, *where, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert [set(one) for one in found] == [{"phrase", "box_xyxy", "score"}] * 3
+    assert [set(one) for one in found] == [{"phrase", "box_xyxy", "score", "origin"}] * 3
+    assert {one["origin"] for one in found} == {f"{trained}: clip-hrnet, trained on {scenes}"}
     assert [one["phrase"] for one in found] == phrases
     for one in found:
         x1, y1, x2, y2 = one["box_xyxy"]
@@ -154,7 +169,7 @@ def test_ground_prints_boxes_and_draws_them(trained, scenes, tmp_path, capsys):
     assert first == f"{trained}: clip-hrnet, trained on {scenes}"
     assert [line.split(":")[0] for line in lines] == phrases
     assert call("ground", picture, "the red cube") == 0
-    assert "trained on RefScenes" in capsys.readouterr().out
+    assert "photos/dense-grounder: dense-grounder, trained on" in capsys.readouterr().out
 
 
 def test_constant_box_is_chosen_on_train_and_needs_no_checkpoint(scenes, tmp_path):
@@ -217,12 +232,14 @@ def test_run_does_everything_in_one_command(tmp_path, monkeypatch, capsys):
     assert (out / "checkpoint" / "model.safetensors").is_file()
     assert len(pickle.loads((out / "history.pkl").read_bytes())) == 2
     saved = pickle.loads((out / "results.pkl").read_bytes())
-    systems = {"clip-hrnet", "text-only", "constant-box", "scenes/clip-hrnet", "scenes/dense-grounder"}
+    systems = {"clip-hrnet", "text-only", "constant-box", "scenes/dense-grounder"}
     assert set(saved["results"]) == set(saved["rows"]) == systems
     for system, result in saved["results"].items():
         assert set(result) >= RESULT_KEYS
         assert result["n_expressions"] == len(saved["rows"][system])
         assert system in printed
+    assert "cat.jpg: the cat: box" in printed
+    assert "cat.jpg: the dog: not found" in printed
     names = {path.name for path in (out / "figures").iterdir()}
     assert {"predictions.jpg", "failures.jpg", "training_curves.png", "comparison.png"} <= names
     assert {path.name for path in tmp_path.iterdir()} == {"out", "data"}  # nothing lies about
@@ -304,6 +321,11 @@ def test_wrong_arguments_are_refused(line, trained, scenes, tmp_path):
     assert "--ouput" in line("ground", "picture.jpg", "a cube", "--ouput", "x.png")
     assert "--root" in line("prepare", "scenes")
     assert "coco" in line("prepare", "coco", "--root", tmp_path)
+    phrases = ("prepare", "phrases", "--root", tmp_path / "new")
+    assert "--instances and --images" in line(*phrases)
+    assert "--images missing" in line(*phrases, "--instances", "boxes.json")
+    assert "boxes.json" in line(*phrases, "--instances", tmp_path / "boxes.json", "--images", tmp_path)
+    assert "a number" in line("prepare", "scenes", "--root", tmp_path / "new", "--images", "many")
     assert "--train.lr" in line("evaluate", trained, "--data", scenes, "--split", "test", "--train.lr", "1")
     assert "images" in line("prepare", "scenes", "--root", tmp_path / "new", "--images", "0")
     assert "size" in line("prepare", "scenes", "--root", tmp_path / "new", "--size", "8")
@@ -326,6 +348,12 @@ def test_settings_beside_a_checkpoint_are_refused_and_not_offered(line, trained,
 def test_flags_of_another_data_set_are_refused(line, tmp_path):
     assert "--images: prepare refcocog has no such flag" in line(
         "prepare", "refcocog", "--root", tmp_path, "--images", "10"
+    )
+    assert "--instances: prepare scenes has no such flag" in line(
+        "prepare", "scenes", "--root", tmp_path, "--instances", "x"
+    )
+    assert "--size: prepare phrases has no such flag" in line(
+        "prepare", "phrases", "--root", tmp_path, "--size", "64"
     )
     assert "--source: prepare scenes has no such flag" in line(
         "prepare", "scenes", "--root", tmp_path, "--source", "x"
@@ -361,6 +389,31 @@ def test_what_is_left_out_is_said_once(tmp_path, capfd):
     assert call("evaluate", tmp_path / "run", "--data", tmp_path, "--split", "test") == 0
     said = capfd.readouterr()
     assert (said.out + said.err).count("left out 1") == 1
+
+
+def own_lines(folder: Path, *phrases: str) -> Path:
+    """Own data: a picture with these phrases in each split."""
+    folder.mkdir()
+    Image.new("RGB", (64, 48), "red").save(folder / "a.png")
+    expressions = [{"text": text, "box_xyxy": [1, 1, 30, 30]} for text in phrases]
+    for split in ("train", "val"):
+        (folder / f"{split}.jsonl").write_text(json.dumps({"image": "a.png", "expressions": expressions}))
+    return folder
+
+
+def test_phrases_in_words_that_the_text_encoder_does_not_know_are_refused(line, tmp_path):
+    train = ("train", "--model", "text-only", "--train.epochs", "1", "--train.cached", "False", "--fast",
+             "--model.image-size", "64", "--out", tmp_path / "run", "--data")  # fmt: skip
+    animals = ["the giraffe", "the zebra on the left", "a dog", "the large cat"]
+    said = line(*train, own_lines(tmp_path / "zoo", *animals))
+    assert "4 others" in said
+    assert "giraffe" in said
+    assert "--preset photos" in said
+    rare = [f"the thing {a}{b}" for a in "abcde" for b in "vwxyz"] + ["the red cube on the left"] * 2000
+    assert "25 others" in line(*train, own_lines(tmp_path / "rare", *rare))  # few of all, but too different
+    assert not (tmp_path / "run").exists()
+    many = [*animals, *["the red cube on the left"] * 200]  # a few among many do no harm
+    assert call(*train, own_lines(tmp_path / "many", *many)) == 0
 
 
 def test_what_comes_later_says_so(line):

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from vg_utils.cli import parse_settings, setting_flags
 from vg_utils.config import Config, ConfigError
 from vg_utils.presets import preset
+from vg_utils.settings import parse_settings, setting_flags
 
 FLAGS = setting_flags(Config())
 CHOICES = {  # another value for the fields that do not take any

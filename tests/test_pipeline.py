@@ -96,6 +96,11 @@ def test_a_folder_of_a_persons_own_is_never_written_to(tmp_path, name, make, fas
     assert str(root) in capsys.readouterr().out
 
 
+def test_where_no_photographs_are_none_is_asked_about(tmp_path, capsys):
+    pipeline.show_photographs(tmp_path / "photographs")
+    assert "no photographs to ask about" in capsys.readouterr().out
+
+
 def test_own_lines_that_are_not_there_are_not_drawn(tmp_path):
     pipeline.prepare_data(config_for("scenes", tmp_path / "desk.jsonl"))
     assert list(tmp_path.iterdir()) == []

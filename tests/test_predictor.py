@@ -14,11 +14,13 @@ from vg_utils.cli import main
 from vg_utils.config import set_fields
 from vg_utils.data import DataError
 from vg_utils.data.transforms import EvalTransform
+from vg_utils.figures.pictures import prediction_items
 from vg_utils.models import build_model
-from vg_utils.models.checkpoints import save_checkpoint
+from vg_utils.models.checkpoints import DEFAULT_CHECKPOINT, origin, save_checkpoint
 from vg_utils.models.clip import tokenize
 from vg_utils.models.detector_clip import build_detector_clip
 from vg_utils.models.prediction import Prediction
+from vg_utils.pipeline import PHOTOGRAPHS
 from vg_utils.predictor import Grounder
 from vg_utils.presets import preset
 
@@ -103,6 +105,61 @@ def test_predictions_as_json(grounder):
     assert json.loads(json.dumps(prediction.as_dict())).keys() == {"phrase", "box_xyxy", "score"}
 
 
+def test_a_grounder_says_which_model_it_is_and_what_it_was_trained_on(grounder, tmp_path):
+    assert grounder.origin == "clip-hrnet"
+    run = saved(grounder, tmp_path / "run")
+    assert Grounder.load(run).origin == f"{run}: clip-hrnet, trained on {grounder.config.data.root}"
+    assert "drawn solids" in Grounder.load("scenes/dense-grounder").origin
+
+
+def test_by_default_the_model_for_photographs_answers():
+    grounder = Grounder.load(device="cpu")
+    assert grounder.origin == origin(DEFAULT_CHECKPOINT)
+    assert grounder.origin.startswith("photos/dense-grounder: dense-grounder, trained on 4,067 photographs")
+    cat, dog = grounder.set_image(PHOTOGRAPHS / "cat.jpg").ground(["the cat", "the dog"])
+    assert cat.presence > 0.5 > dog.presence
+    assert cat.unknown_words == dog.unknown_words == ()  # neither is news to it
+
+
+# words without a meaning
+
+
+@pytest.fixture(scope="module")
+def of_scenes() -> Grounder:
+    """The shipped flagship of RefScenes, asked about a photograph."""
+    return Grounder.load("scenes/dense-grounder", "cpu").set_image(PHOTOGRAPHS / "cat.jpg")
+
+
+def test_words_that_a_model_does_not_know_are_listed_and_lower_presence(of_scenes):
+    phrases = ["the giraffe", "the zebra left of the giraffe's zebra", "the red cube"]
+    one, two, none = of_scenes.ground(phrases)
+    assert [p.unknown_words for p in (one, two, none)] == [("giraffe",), ("zebra", "giraffe's"), ()]
+    assert one.presence < 0.4
+    assert two.presence < 0.4**2
+    assert one.as_dict()["unknown_words"] == ["giraffe"]
+    assert "unknown_words" not in none.as_dict()
+    notes = [item["note"] for item in prediction_items(noise(9, 9), [one, two, none])]
+    assert notes == ["unknown: giraffe", "unknown: zebra, giraffe's", ""]
+    (hidden,) = prediction_items(noise(9, 9), [one], threshold=0.5)
+    assert hidden["note"] == "not found; unknown: giraffe"
+    assert "prediction_xyxy" not in hidden
+
+
+def test_the_command_line_names_unknown_words(tmp_path, capsys):
+    where = ["--checkpoint", "scenes/dense-grounder"]
+    command = ["ground", str(PHOTOGRAPHS / "cat.jpg"), "the giraffe", "the red cube", *where]
+    assert main([*command, "--out", str(tmp_path / "found.png")]) == 0
+    first, giraffe, cube = capsys.readouterr().out.splitlines()
+    assert first == origin("scenes/dense-grounder")
+    assert giraffe.endswith("; unknown words: giraffe")
+    assert "unknown" not in cube
+    assert main([*command, "--json"]) == 0
+    giraffe, cube = json.loads(capsys.readouterr().out)
+    assert giraffe["unknown_words"] == ["giraffe"]
+    assert "unknown_words" not in cube
+    assert giraffe["origin"] == cube["origin"] == first
+
+
 # presence and heat maps
 
 
@@ -182,7 +239,7 @@ def test_the_command_line_says_what_is_not_found(asked, tmp_path):
     status, printed, _ = asked("--json")
     plain = json.loads(printed)
     assert status == 0
-    assert {key for one in plain for key in one} == {"phrase", "box_xyxy", "score", "presence"}
+    assert {key for one in plain for key in one} == {"phrase", "box_xyxy", "score", "presence", "origin"}
     presences = sorted(one["presence"] for one in plain)
     threshold = (presences[0] + presences[1]) / 2  # one of three is below it
     status, printed, _ = asked("--json", "--threshold", threshold, "--out", tmp_path / "found.png")

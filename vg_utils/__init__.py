@@ -29,7 +29,7 @@ _FACE = {  # module -> what it is asked for
     "models": ("build_model",),
     "models.base": ("GroundingModel",),
     "models.blind": ("fit_constant_box",),
-    "models.checkpoints": ("fingerprint", "shipped_checkpoints"),
+    "models.checkpoints": ("DEFAULT_CHECKPOINT", "fingerprint", "origin", "shipped_checkpoints"),
     "models.detector_clip": ("build_detector_clip",),
     "models.losses": ("box_losses", "cells_in_box"),
     "models.prediction": ("Prediction",),
@@ -56,7 +56,6 @@ _FACE = {  # module -> what it is asked for
         "worst_failures",
     ),
     "figures.style": ("STYLE", "save_figure"),
-    "pipeline": ("DEFAULT_CHECKPOINT", "origin"),
     "notebook": ("hand_over", "install_missing", "take_over"),
 }
 _HOME = {name: module for module, names in _FACE.items() for name in names}

@@ -6,12 +6,7 @@ Exit status: 0 done; 2 wrong usage or bad input, with one line on stderr; 1 a re
 from __future__ import annotations
 
 import argparse
-import contextlib
-import dataclasses
-import difflib
-import io
 import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +14,15 @@ from typing import Any, NoReturn
 
 from vg_utils.config import Config, ConfigError, nearest, set_fields
 from vg_utils.presets import PRESETS, preset, random_init, with_fast
+from vg_utils.settings import parse_settings
 
 OWN_SETTINGS = "a checkpoint brings its own settings"
-OF_SCENES, OF_REFCOCO = ("images", "size", "seed"), ("base_url", "source", "workers")  # flags of `prepare`
+OF_REFCOCO = ("base_url", "source", "workers")
+PREPARE_FLAGS = {  # beside --root
+    "scenes": ("images", "size", "seed"),
+    "phrases": ("instances", "images", "captions", "seed"),
+    **dict.fromkeys(("refcocog", "refcoco", "refcoco+"), OF_REFCOCO),
+}
 REPOSITORY = Path(__file__).parent.parent  # `benchmarks` lies beside `vg_utils`
 SHARED_FLAGS: dict[str, dict[str, Any]] = {  # of several verbs
     "--preset": {"default": "scenes", "help": f"one of {', '.join(PRESETS)} (default: scenes)"},
@@ -82,17 +83,36 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    own, others = (OF_SCENES, OF_REFCOCO) if options.dataset == "scenes" else (OF_REFCOCO, OF_SCENES)
-    given = {name: v for name, v in vars(options).items() if name in own + others and v is not None}
-    for name in given.keys() & set(others):
+    known = {flag for flags in PREPARE_FLAGS.values() for flag in flags}
+    given = {name: value for name, value in vars(options).items() if name in known and value is not None}
+    for name in given.keys() - set(PREPARE_FLAGS[options.dataset]):
         raise _UsageError(f"--{name.replace('_', '-')}: prepare {options.dataset} has no such flag")
-    if options.dataset == "scenes":
-        from vg_utils.refscenes.scenes import processes_of_a_program, write_scenes
+    prepare = {"scenes": _prepare_scenes, "phrases": _prepare_phrases}.get(options.dataset, _prepare_refcoco)
+    prepare(options, given)
 
-        given = {"images": 2000} | given
-        root = write_scenes(options.root, **given, processes=processes_of_a_program(given["images"]))
-        print(f"RefScenes is in {root}")
-        return
+
+def _prepare_scenes(options: argparse.Namespace, given: dict[str, Any]) -> None:
+    from vg_utils.refscenes.scenes import processes_of_a_program, write_scenes
+
+    images = given.get("images", "2000")
+    try:
+        given["images"] = int(images)  # of phrases it is a folder
+    except ValueError:
+        raise _UsageError(f"--images: expected a number of pictures, got {images!r}") from None
+    root = write_scenes(options.root, **given, processes=processes_of_a_program(given["images"]))
+    print(f"RefScenes is in {root}")
+
+
+def _prepare_phrases(options: argparse.Namespace, given: dict[str, Any]) -> None:
+    missing = [f"--{name}" for name in ("instances", "images") if name not in given]
+    if missing:
+        raise _UsageError(f"phrases: {' and '.join(missing)} missing: which boxes of which pictures?")
+    from vg_utils.data.phrases import make_phrases
+
+    print(make_phrases(root=options.root, **given))
+
+
+def _prepare_refcoco(options: argparse.Namespace, given: dict[str, Any]) -> None:
     from vg_utils.data.download import prepare_refcocog
 
     summary = prepare_refcocog(options.root, options.dataset, **given)
@@ -142,20 +162,21 @@ def _detector_config(options: argparse.Namespace) -> Config | None:
 
 
 def _ground(options: argparse.Namespace) -> None:
-    from vg_utils.pipeline import DEFAULT_CHECKPOINT, ground_image, origin
+    from vg_utils.models.checkpoints import DEFAULT_CHECKPOINT, origin
+    from vg_utils.pipeline import answer_line, ground_image
 
-    threshold = options.threshold
+    threshold, answering = options.threshold, origin(options.checkpoint or DEFAULT_CHECKPOINT)
     where = (options.checkpoint, options.out, threshold, options.heatmap)
     predictions = ground_image(options.image, options.phrases, *where)
     if options.json:
         judged = [{} if threshold is None else {"found": p.is_found(threshold)} for p in predictions]
-        plain = [p.as_dict() | found for p, found in zip(predictions, judged, strict=True)]
+        about = {"origin": answering}
+        plain = [p.as_dict() | found | about for p, found in zip(predictions, judged, strict=True)]
         print(json.dumps(plain, indent=2))
         return
-    print(origin(options.checkpoint or DEFAULT_CHECKPOINT))
+    print(answering)
     for p in predictions:
-        box = f"box ({', '.join(f'{v:.0f}' for v in p.box_xyxy)}), score {p.score:.2f}"
-        print(f"{p.phrase}: {box if p.is_found(threshold) else f'not found (presence {p.presence:.2f})'}")
+        print(answer_line(p, threshold))
 
 
 def _benchmark(options: argparse.Namespace) -> None:
@@ -237,11 +258,14 @@ def _parser() -> argparse.ArgumentParser:
     shared(command, "--random-init", "--fast")
 
     command = verb("prepare", _prepare, "Make or download a data set")
-    command.add_argument("dataset", choices=["scenes", "refcocog", "refcoco", "refcoco+"])
+    command.add_argument("dataset", choices=list(PREPARE_FLAGS))
     command.add_argument("--root", required=True, help="folder to fill; run again to resume")
-    command.add_argument("--images", type=int, help="scenes: of train, others a fifth (default: 2000)")
+    images = "scenes: how many of train, others a fifth (default: 2000); phrases: folder of the pictures"
+    command.add_argument("--images", help=images)
+    command.add_argument("--instances", help="phrases: file of boxes in COCO's layout")
+    command.add_argument("--captions", help="phrases: file of captions in COCO's layout")
     command.add_argument("--size", type=int, help="scenes: side of a picture in pixels (default: 224)")
-    command.add_argument("--seed", type=int, help="scenes: same seed, same pictures (default: 0)")
+    command.add_argument("--seed", type=int, help="scenes, phrases: same seed, same data (default: 0)")
     command.add_argument("--base-url", help="refcoco*: where the pictures are (default: COCO's server)")
     command.add_argument("--source", help="refcoco*: hub data set or folder of parquet with the annotations")
     command.add_argument("--workers", type=int, help="refcoco*: parallel downloads (default: 16)")
@@ -267,7 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     command = verb("ground", _ground, "Find phrases in a picture")
     command.add_argument("image", help="picture file")
     command.add_argument("phrases", nargs="+", metavar="PHRASE")
-    command.add_argument("--checkpoint", help="run directory or shipped one (default: the best shipped)")
+    command.add_argument("--checkpoint", help="run directory or shipped one (default: photos/dense-grounder)")
     command.add_argument("--out", help="draw the boxes into this file")
     command.add_argument("--heatmap", help="draw where the model sees each phrase into this file")
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -296,55 +320,3 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("name", nargs="?", help=names)
     command.set_defaults(takes_settings=True)  # what the benchmark itself understands
     return parser
-
-
-def parse_settings(default: Config, flags: list[str]) -> Config:
-    """`default` with the flags applied: ["--train.lr", "1e-3"] sets `train.lr`.
-
-    Raises:
-        ConfigError: an unknown flag (the message names the nearest valid one) or a value of another type.
-    """
-    import tyro  # late: questions about an image need none of it
-
-    problem = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(problem):
-            config, unknown = tyro.cli(
-                tyro.conf.FlagConversionOff[Config], args=flags, default=default, return_unknown_args=True
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):  # --help, printed by tyro
-            raise
-        raise ConfigError(_one_line(problem.getvalue())) from None
-    if unknown:
-        raise ConfigError(_unknown(unknown[0].split("=")[0], setting_flags(default)))
-    return config
-
-
-def setting_flags(value: Any, prefix: str = "--") -> list[str]:
-    """Every flag that `parse_settings` knows: `--train.lr`, `--model.clip-hrnet.dropout` and so on."""
-    flags = []
-    for field in dataclasses.fields(value):
-        name, inner = prefix + field.name.replace("_", "-"), getattr(value, field.name)
-        flags += setting_flags(inner, name + ".") if dataclasses.is_dataclass(inner) else [name]
-    return flags
-
-
-def _unknown(word: str, flags: list[str]) -> str:
-    """What is wrong with a word that is no flag, and the flag that was probably meant."""
-    if not word.startswith("--"):
-        return f"unexpected word {word!r}; settings are written --name value"
-    name = word.removeprefix("--").replace("_", "-")
-    meant = [flag for flag in flags if flag.endswith(f".{name}")]  # `--lr` for `--train.lr`
-    meant = meant or difflib.get_close_matches(word, flags, n=1, cutoff=0.6)
-    hint = (
-        f", did you mean {' or '.join(map(repr, meant))}?" if meant else "; vg_utils/config.py has them all"
-    )
-    return f"unknown setting {word}{hint}"
-
-
-def _one_line(box: str) -> str:
-    """The sentence in the box that tyro draws around an error: what stands between its first two rules."""
-    parts = re.split(r"-{5,}|─{5,}", re.sub(r"[│╭╮╰╯]", " ", box))
-    sentence = parts[1] if len(parts) > 1 else box
-    return " ".join(sentence.split()) or "the settings could not be read"

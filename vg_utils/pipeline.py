@@ -20,20 +20,30 @@ from vg_utils.figures.pictures import (
     prediction_items,
 )
 from vg_utils.files import is_vacant, write_atomically
-from vg_utils.models.checkpoints import find_checkpoint, save_pickle, shipped_checkpoints
+from vg_utils.models.checkpoints import (
+    DEFAULT_CHECKPOINT,
+    find_checkpoint,
+    save_pickle,
+    shipped_checkpoints,
+)
 from vg_utils.models.prediction import Prediction
 from vg_utils.predictor import Grounder, default_device
 from vg_utils.presets import preset
 from vg_utils.training.engine import fit
 from vg_utils.training.loaders import load_split
 
-DEFAULT_CHECKPOINT = "scenes/dense-grounder"  # the best on val of those that come with the package
 FAST_SCENES = {"images": 40, "size": 160, "seed": 0}
 SCENES = {  # what `run --preset scenes` draws
     "images": 3600,
     "size": 160,
     "seed": 0,
     "counts": {"val": 200, "test": 300, "novel": 100},
+}
+PHOTOGRAPHS = Path(__file__).parent.parent / "Visuals" / "photographs"
+ASKED_OF_PHOTOGRAPHS = {
+    "astronaut.jpg": ["the woman", "the space shuttle in the background"],
+    "coffee.jpg": ["the cup", "the spoon"],
+    "cat.jpg": ["the cat", "the dog"],
 }
 ALSO_PRINTED = ("proposal", "ece", "aurc", "presence", "n_absent")  # how keys of results start
 
@@ -67,7 +77,8 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
         "text-only": evaluate_run(out / "text-only", test, name, "test"),
         "constant-box": evaluate_constant(choose_on, test, name, "test"),
     }
-    ready = {f"{config.preset}/{config.model.name}", DEFAULT_CHECKPOINT}  # the same design, and the best
+    # The same design, and the best
+    ready = {f"{config.preset}/{name}" for name in (config.model.name, "dense-grounder")}
     for checkpoint in sorted(ready.intersection(shipped_checkpoints(config.preset))):
         evaluated[checkpoint] = evaluate_run(checkpoint, test, name, "test", similarity=False)
     results = {system: evaluation.results for system, evaluation in evaluated.items()}
@@ -77,6 +88,8 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
     history = pd.read_pickle(out / "history.pkl")
     draw_figures(out / "figures", evaluated[config.model.name], test, history, results)
     print(f"\n{name} test, {len(test)} pictures\n{results_table(results)}")
+    if config.preset == "scenes":  # whoever runs it has seen solids only
+        show_photographs()
     print(f"\nfigures and results are in {out}; {time.perf_counter() - started:.0f} s in all")
     return results
 
@@ -225,23 +238,35 @@ def ground_image(
         )
     predictions = grounder.set_image(picture).ground(phrases)
     if out:
-        prediction_grid(prediction_items(picture, predictions, threshold), path=out)
+        prediction_grid(prediction_items(picture, predictions, threshold), title=grounder.origin, path=out)
     if heatmap:
         if predictions[0].heatmap is None:
             raise ConfigError(
                 f"--heatmap: expected a model with a map, such as dense-grounder; {name} has none"
             )
-        title = f"{name} on {Path(image).name}: where it sees each phrase"
-        heatmap_grid(picture, predictions, heatmap, title, threshold=threshold)
+        heatmap_grid(picture, predictions, heatmap, grounder.origin, threshold=threshold)
     return predictions
 
 
-def origin(checkpoint: str | Path) -> str:
-    """A line that says which model a checkpoint holds and what it has seen."""
-    config = Config.load(find_checkpoint(checkpoint) / "config.json")
-    drawn = str(checkpoint) in shipped_checkpoints("scenes")
-    seen = "RefScenes (drawn solids, no photographs)" if drawn else config.data.root
-    return f"{checkpoint}: {config.model.name}, trained on {seen}"
+def show_photographs(folder: Path = PHOTOGRAPHS) -> None:
+    """Print what the model for photographs answers about a few of them, where they are."""
+    if not folder.is_dir():
+        print(f"\nno photographs to ask about: {folder.name} lies beside the package's source only")
+        return
+    grounder = Grounder.load()
+    print(f"\n{grounder.origin}")
+    for name, phrases in ASKED_OF_PHOTOGRAPHS.items():
+        grounder.set_image(folder / name)
+        for p in grounder.ground(phrases):
+            print(f"{name}: {answer_line(p, threshold=0.5)}")
+
+
+def answer_line(p: Prediction, threshold: float | None = None) -> str:
+    """An answer in a line of text."""
+    box = f"box ({', '.join(f'{v:.0f}' for v in p.box_xyxy)}), score {p.score:.2f}"
+    answer = box if p.is_found(threshold) else f"not found (presence {p.presence:.2f})"
+    unknown = f"; unknown words: {', '.join(p.unknown_words)}" if p.unknown_words else ""
+    return f"{p.phrase}: {answer}{unknown}"
 
 
 def results_table(results: dict[str, dict]) -> str:

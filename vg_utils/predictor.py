@@ -17,9 +17,12 @@ from vg_utils.data.text import clean_text
 from vg_utils.data.transforms import EvalTransform
 from vg_utils.models import build_model
 from vg_utils.models.base import GroundingModel
-from vg_utils.models.checkpoints import find_checkpoint, load_best
+from vg_utils.models.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint, load_best, origin
 from vg_utils.models.precision import autocast
 from vg_utils.models.prediction import Prediction
+
+# Presence that each word unknown to the model leaves. Below a half: what was sure is then taken as not found.
+UNKNOWN_WORD_LEAVES = 0.4
 
 
 def default_device() -> torch.device:
@@ -30,27 +33,35 @@ def default_device() -> torch.device:
 class Grounder:
     """A model that is shown a picture once and then answers any number of phrases.
 
-    >>> grounder = Grounder.load("runs/scenes")                              # doctest: +SKIP
-    >>> grounder.set_image("scene.jpg").ground(["the red cube"])[0].box_xyxy  # doctest: +SKIP
-    (12.5, 40.1, 80.9, 117.3)
+    >>> grounder = Grounder.load()                                        # doctest: +SKIP
+    >>> grounder.set_image("coffee.jpg").ground(["the cup"])[0].box_xyxy  # doctest: +SKIP
+    (152.1, 60.2, 428.8, 271.0)
 
     Args:
         model: any grounding model.
         config: the settings it was trained with.
         device: where it runs; by default a GPU if there is one.
+        origin: which model it is and what it was trained on, in a line; by default the model's name.
     """
 
     def __init__(
-        self, model: GroundingModel, config: Config, device: torch.device | str | None = None
+        self,
+        model: GroundingModel,
+        config: Config,
+        device: torch.device | str | None = None,
+        origin: str = "",
     ) -> None:
         self.device = torch.device(device) if device else default_device()
         self.model = model.eval().to(self.device)
         self.config = config
+        self.origin = origin or config.model.name
         self._image_features: dict | None = None
 
     @classmethod
-    def load(cls, checkpoint: str | Path, device: torch.device | str | None = None) -> Grounder:
-        """From a run directory, or a shipped checkpoint by its name.
+    def load(
+        cls, checkpoint: str | Path = DEFAULT_CHECKPOINT, device: torch.device | str | None = None
+    ) -> Grounder:
+        """From a run directory, or a shipped checkpoint by its name; by default the one for photographs.
 
         Raises:
             CheckpointError: there is none, or its weights do not fit.
@@ -60,7 +71,7 @@ class Grounder:
         config = Config.load(directory / "config.json")
         model = build_model(config.model.name, config.model)
         load_best(directory, model)
-        return cls(model, config, device)
+        return cls(model, config, device, origin(checkpoint))
 
     @torch.inference_mode()
     def set_image(self, image: Image.Image | Path | str) -> Grounder:
@@ -79,6 +90,9 @@ class Grounder:
     @torch.inference_mode()
     def ground(self, phrases: Sequence[str] | str) -> list[Prediction]:
         """The box of each phrase in the picture that was set last.
+
+        Of a phrase with words that mean nothing to the model the presence is lowered, to 0.4 times for each
+        of them: the rest of the phrase may well fit something, but that is not what was asked.
 
         Raises:
             ValueError: no picture was set.
@@ -99,13 +113,14 @@ class Grounder:
         boxes = outputs["boxes_cxcywh"].float().cpu()
         boxes = boxes_to_image(boxes, self._letterbox, self.config.model.image_size, self._size_wh)
         scores = outputs["score"].float().tolist()
-        unknown = [None] * len(phrases)
-        presence = outputs["presence"].float().tolist() if "presence" in outputs else unknown
-        heatmaps = self._of_picture(outputs["heatmap"]) if "heatmap" in outputs else unknown
-        return [
-            Prediction(phrase, tuple(box), *rest)
-            for phrase, box, *rest in zip(phrases, boxes.tolist(), scores, presence, heatmaps, strict=True)
-        ]
+        nothing, unknown = [None] * len(phrases), self.model.unknown_words(cleaned)
+        presence = nothing
+        if "presence" in outputs:
+            there = outputs["presence"].float().tolist()
+            presence = [p * UNKNOWN_WORD_LEAVES ** len(u) for p, u in zip(there, unknown, strict=True)]
+        heatmaps = self._of_picture(outputs["heatmap"]) if "heatmap" in outputs else nothing
+        answers = zip(phrases, boxes.tolist(), scores, presence, heatmaps, unknown, strict=True)
+        return [Prediction(phrase, tuple(box), *rest) for phrase, box, *rest in answers]
 
     def _of_picture(self, maps: Tensor) -> Tensor:
         """(N, G, G) maps of the model's square -> float32 (N, H, W) of the picture in it, on the CPU.

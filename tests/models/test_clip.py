@@ -516,3 +516,11 @@ def test_shipped_weights_load_and_are_the_same_every_time():
         assert first.std() > 0
     text = features[0][1]
     assert torch.cosine_similarity(text[0], text[1], dim=0) < 0.99  # they know the words
+
+
+def test_words_without_a_row_in_the_table_are_unknown():
+    shipped = ClipBackbone(ClipConfig("scenes-rn", "shipped"), 64)
+    texts = ["The red cube, left of the sphere.", "a giraffe giraffe beside 7 zebras", ""]
+    assert shipped.unknown_words(texts) == [(), ("giraffe", "7", "zebras"), ()]
+    whole = ClipBackbone(ClipConfig("scenes-rn", "random"), 64)
+    assert whole.unknown_words(texts) == [(), (), ()]

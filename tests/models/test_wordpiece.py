@@ -63,3 +63,9 @@ def test_a_vocabulary_has_its_special_pieces_first(tmp_path):
     (tmp_path / "vocab.txt").write_text("a\nb\n")
     with pytest.raises(ValueError, match=r"\[PAD\], \[UNK\]"):
         WordPiece(tmp_path / "vocab.txt")(["a"])
+
+
+def test_parts_without_a_meaning_are_named():
+    tokenize = WordPiece()
+    assert tokenize.unknown_words("the cat 日本 by 日") == ("日", "本")
+    assert tokenize.unknown_words("a qwxzkv giraffe’s") == ()

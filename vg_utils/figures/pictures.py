@@ -73,7 +73,7 @@ def draw_boxes(
     # A letter of 9 pt takes 5.2 points; the layout, made later, widens panels to about 1.2 times the present.
     letters = max(16, int(1.2 * ax.get_position().width * ax.figure.get_figwidth() * 72 / 5.2))
     phrase = textwrap.fill(printable(phrase), letters, max_lines=3, placeholder=" …")
-    lines = filter(None, (phrase, "   ".join(notes)))
+    lines = filter(None, (phrase, "   ".join(map(printable, notes))))
     title = ax.set_title("\n".join(lines), fontsize=9, fontfamily="DejaVu Sans", color=INK)
     title.set_parse_math(False)  # the caller's axes may have come without STYLE
 
@@ -198,11 +198,17 @@ def heatmap_grid(
 def prediction_items(
     image: Image.Image, predictions: Sequence[Prediction], threshold: float | None = None
 ) -> list[dict]:
-    """Items for `prediction_grid`; below the threshold a phrase has no box, and "not found" beside it."""
+    """Items for `prediction_grid`; below the threshold a phrase has no box, and "not found" beside it.
+
+    Words that the model does not know are named there too.
+    """
     items = []
     for p in predictions:
-        answer = {"prediction_xyxy": p.box_xyxy, "score": p.score}
+        answer, notes = {"prediction_xyxy": p.box_xyxy, "score": p.score}, []
         if not p.is_found(threshold):
-            answer = {"note": "not found"}
-        items.append({"image": image, "phrase": p.phrase, "presence": p.presence} | answer)
+            answer, notes = {}, ["not found"]
+        if p.unknown_words:
+            notes.append(textwrap.shorten(f"unknown: {', '.join(p.unknown_words)}", 40, placeholder=" …"))
+        item = {"image": image, "phrase": p.phrase, "presence": p.presence, "note": "; ".join(notes)}
+        items.append(item | answer)
     return items

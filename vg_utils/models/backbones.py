@@ -95,6 +95,10 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
+    def unknown_words(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
+        """Of each text the words that mean nothing to the text encoder, in order and without repeats."""
+        return [()] * len(texts)
+
     @torch.no_grad()
     def embed_images(self, images: Tensor) -> Tensor:
         """uint8 (n, 3, S, S), on any device -> unit vectors (n, D) on the CPU, many at a time."""

@@ -7,6 +7,8 @@ to disk, and that a demo answers the second question about an image at the cost 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from vg_utils.data.batches import Tokenizer
@@ -35,6 +37,10 @@ class GroundingModel(nn.Module):
     def tokenizer(self) -> Tokenizer:
         """Of the backbone that reads the texts: texts -> int64 (N, L), padding 0."""
         return self.backbones()["clip"].tokenizer
+
+    def unknown_words(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
+        """Of each text the words that mean nothing to that backbone, see `Backbone.unknown_words`."""
+        return self.backbones()["clip"].unknown_words(texts)
 
     def encode_images(self, images: Tensor) -> Features:
         """(B, 3, S, S), uint8 or float in [0, 1], letterboxed -> tensors with first dimension B."""

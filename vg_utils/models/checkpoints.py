@@ -34,6 +34,13 @@ from vg_utils.models.base import GroundingModel
 from vg_utils.models.shipped import WEIGHTS_DIR, pack_tensors, unpack_tensors
 from vg_utils.presets import preset
 
+DEFAULT_CHECKPOINT = "photos/dense-grounder"  # the one for photographs
+TRAINED_ON = {  # what the shipped checkpoints of a preset have seen
+    "photos": "4,067 photographs of COCO and VOC with 52,972 phrases made from their boxes and captions; "
+    "no referring expression of a person",
+    "scenes": "RefScenes (drawn solids, no photographs)",
+}
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is missing, damaged or of another model; the message says which and what."""
@@ -231,7 +238,7 @@ def _fingerprints(model: GroundingModel) -> dict[str, str]:
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """A run directory, or that of a shipped checkpoint by its name (`scenes/clip-hrnet`).
+    """A run directory, or that of a shipped checkpoint by its name (`photos/dense-grounder`).
 
     Raises:
         CheckpointError: neither; the message lists the shipped ones.
@@ -248,6 +255,19 @@ def find_checkpoint(name: str | Path) -> Path:
 def shipped_checkpoints(data: str = "*") -> list[str]:
     """Names of the checkpoints that come with the package, by default of those for any data set."""
     return sorted(str(p.parent.relative_to(WEIGHTS_DIR)) for p in WEIGHTS_DIR.glob(f"{data}/*/config.json"))
+
+
+def origin(checkpoint: str | Path) -> str:
+    """A line that says which model a checkpoint holds and what it was trained on.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    directory = find_checkpoint(checkpoint)
+    config = Config.load(directory / "config.json")
+    shipped = directory.resolve().is_relative_to(WEIGHTS_DIR.resolve())
+    seen = TRAINED_ON.get(config.preset, config.data.root) if shipped else config.data.root
+    return f"{checkpoint}: {config.model.name}, trained on {seen}"
 
 
 def _beside(directory: Path, suffix: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import chain
@@ -24,6 +25,7 @@ from vg_utils.models.shipped import load_shipped
 open_clip.add_model_config(Path(__file__).parent / "configs")  # registers `scenes-rn`
 
 CONTEXT_LENGTH = 77  # tokens, with the start and the end token
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+")  # of letters, an apostrophe within; or a number
 RESNET_STRIDES = (4, 8, 16, 32)  # of levels 1 to 4
 
 
@@ -75,6 +77,17 @@ class ClipBackbone(Backbone):
             images, indices=indices, stop_early=True, intermediates_only=True
         )
         return features["image_intermediates"]
+
+    def unknown_words(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
+        """The words with a token whose row in the table is zero.
+
+        Shipped weights have rows for the words of RefScenes alone: to them all others are the same.
+        """
+        table = self.clip.token_embedding.weight
+        words = [dict.fromkeys(_WORD.findall(text.lower())) for text in texts]
+        unique = dict.fromkeys(chain.from_iterable(words))
+        known = {word: bool(table[list(_word_ids(word))].any(1).all()) for word in unique}
+        return [tuple(word for word in found if not known[word]) for found in words]
 
     def towers(self) -> tuple[Tower, Tower]:
         clip, v = self.clip, self.clip.visual

@@ -9,6 +9,7 @@ as CLIP does (Radford et al. 2021). Small on purpose: it comes with the package,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -83,6 +84,9 @@ class PhotoBackbone(Backbone):
         mask = tokens != 0
         x = self.text(tokens, mask)  # (N, L, text_width)
         return TextFeatures(self.text_projection(mean_of_tokens(x, mask)), x, mask)
+
+    def unknown_words(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
+        return [self.tokenizer.unknown_words(text) for text in texts]
 
     def towers(self) -> tuple[Tower, Tower]:
         first, *middle, last = [[self.image.blocks[stage] for stage in stages] for stages in STAGES]

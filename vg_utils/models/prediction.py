@@ -19,6 +19,7 @@ class Prediction:
         heatmap: float32 (H, W) in [0, 1], where the model sees what the phrase means; a coarse map of the
             whole image, without the letterbox's padding, H / W about as its sides. None where it has none.
             Two predictions may be equal whatever their maps.
+        unknown_words: words of the phrase that mean nothing to the model, in order.
     """
 
     phrase: str
@@ -26,12 +27,15 @@ class Prediction:
     score: float
     presence: float | None = None
     heatmap: Tensor | None = field(default=None, repr=False, compare=False)
+    unknown_words: tuple[str, ...] = ()
 
     def as_dict(self) -> dict:
-        """Plain data for JSON: `phrase, box_xyxy, score`, and `presence` where it is known."""
+        """Plain data for JSON: `phrase, box_xyxy, score`; `presence` and `unknown_words` where there are."""
         corners = [round(v, 2) for v in self.box_xyxy]
         plain = {"phrase": self.phrase, "box_xyxy": corners, "score": round(self.score, 4)}
-        return plain if self.presence is None else plain | {"presence": round(self.presence, 4)}
+        if self.presence is not None:
+            plain["presence"] = round(self.presence, 4)
+        return plain | ({"unknown_words": list(self.unknown_words)} if self.unknown_words else {})
 
     def is_found(self, threshold: float | None) -> bool:
         """Whether the phrase is taken to fit something: its presence is not below the threshold.

@@ -68,6 +68,12 @@ class WordPiece:
         """Whether the end of the text is lost."""
         return len(_ids(self.vocabulary, text)) > self.context_length - 2
 
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """The parts of a text that become [UNK], such as letters of another alphabet, without repeats."""
+        encoded = _splitter(self.vocabulary).encode(text, add_special_tokens=False)
+        pieces = zip(encoded.ids, encoded.offsets, strict=True)
+        return tuple(dict.fromkeys(text[start:end] for i, (start, end) in pieces if i == _UNKNOWN))
+
     def pieces(self, text: str) -> list[str]:
         """What the model reads of one text."""
         splitter = _splitter(self.vocabulary)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
 from accelerate import Accelerator
 
@@ -14,6 +16,10 @@ from vg_utils.data.resident import ResidentPictures
 from vg_utils.data.transforms import EvalTransform, TrainTransform
 from vg_utils.models.base import GroundingModel
 from vg_utils.training.features import cache_features, feature_loader
+
+# Words that the text encoder may not know: beyond these, phrases differ in what is the same to it.
+UNKNOWN_SHARE, UNKNOWN_WORDS = 0.01, 20
+A_FEW = 3  # different ones are never too many
 
 Examples = Sequence[GroundingExample]
 Loaders = tuple[GroundingLoader, GroundingLoader | Sequence[Batch]]  # to train on, to validate on
@@ -47,8 +53,8 @@ def make_loaders(
     Each process validates its own share of the pictures: none, where there are fewer of them than processes.
 
     Raises:
-        ConfigError: pictures that shall be both cached as features and resident, or batches too small for
-            the model.
+        ConfigError: pictures that shall be both cached as features and resident, batches too small for
+            the model, or phrases in words that the text encoder does not know.
         DataError: a split without pictures.
     """
     check_splits(config, model, train, val)
@@ -88,6 +94,25 @@ def check_splits(
                 f"{name}: expected {least} or more for {config.model.name}, whose batch normalisation "
                 f"learns nothing from one image, got {count}"
             )
+    if config.model.clip.name != "photos":  # to which nearly every word means something
+        check_words(config, model, examples_of(train))
+
+
+def check_words(config: Config, model: GroundingModel, train: Examples) -> None:
+    """Raise a ConfigError if the phrases have more than a few words that mean nothing to the text encoder.
+
+    RefScenes' own knows some hundred words; "giraffe" and "zebra" are the same to it, so nothing is learned.
+    """
+    texts = [expression.text for example in train for expression in example.expressions]
+    unknown = Counter(chain.from_iterable(model.unknown_words(texts)))
+    share = unknown.total() / max(1, sum(len(text.split()) for text in texts))
+    if len(unknown) <= A_FEW or (len(unknown) <= UNKNOWN_WORDS and share <= UNKNOWN_SHARE):
+        return
+    some = ", ".join(word for word, _ in unknown.most_common(5))
+    raise ConfigError(
+        f"{config.data.root}: expected phrases in words that the text encoder {config.model.clip.name} "
+        f"knows, got {len(unknown):,} others, {share:.0%} of all ({some}, ...): train with --preset photos"
+    )
 
 
 def _file_loaders(config: Config, model: GroundingModel, train: Examples, val: Examples) -> Loaders:

@@ -28,6 +28,7 @@ from experiments.report_tables import (
     SIZE,
     SPEED,
     Column,
+    count,
     differences,
     field,
     insert,
@@ -89,21 +90,17 @@ def made(study: Study) -> str:
         largest = rows[rows["split"] == split].sort_values("n_images").iloc[-1]
         sizes.append(f"{largest['n_images']:,.0f} of {split} with {largest['n_expressions']:,.0f} phrases")
     trained = runs[runs["train_seconds"].fillna(0) > 0]
-    seeds = _count(trained.groupby("name").size().max(), "seed")
+    seeds = count(trained.groupby("name").size().max(), "seed")
     devices, hours = sorted(set(runs["device"].dropna())), trained["train_seconds"].sum() / 3600
     said = (
         f"Data: {', '.join(sizes)}. Device: {', '.join(devices) or 'unknown'}. "
-        f"{_count(len(trained), 'training')} of {_count(trained['name'].nunique(), 'set-up')}, with up to "
+        f"{count(len(trained), 'training')} of {count(trained['name'].nunique(), 'set-up')}, with up to "
         f"{seeds} each, took {hours:.1f} hours together. The best epoch of each was chosen on val; test and "
         "novel were only scored."
     )
     flagship = rows[rows["name"] == study.flagship]["label"].iloc[0]
     commands, folders = "\n".join(study.commands), " ".join(c.split()[-1] for c in study.commands)
     return text.MADE.format(made=fill(said), flagship=flagship, commands=commands, folders=folders)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def systems(study: Study) -> str:
@@ -299,7 +296,7 @@ def not_run(study: Study) -> str:
     for run in plan.study():
         lacking = run.seeds - seeds.get(run.name, 0)
         if lacking:
-            left = f" ({_count(lacking, 'seed')})" if lacking < run.seeds else ""
+            left = f" ({count(lacking, 'seed')})" if lacking < run.seeds else ""
             missing.setdefault(run.group, []).append(run.label + left)
     lines = [
         TextWrapper(width=108, break_on_hyphens=False, subsequent_indent="  ").fill(

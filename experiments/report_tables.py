@@ -104,6 +104,10 @@ def table(rows: Sequence[dict], columns: Mapping[str, Column]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def known(value: object) -> bool:
     return value is not None and not pd.isna(value)
 

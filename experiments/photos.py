@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ def train_and_score(run: Run, seed: int, options: argparse.Namespace) -> dict | 
     return found
 
 
-def score_untrained(data: Path, people: Path | None) -> list[dict]:
+def score_untrained(data: Path, people: Path | None) -> Iterator[dict]:
     """The box that is best on the phrases of train, and the package's backbone choosing a box.
 
     `detector-clip` chooses among all annotated boxes of an image. People's phrases it is not asked: of their
@@ -162,19 +162,20 @@ def score_untrained(data: Path, people: Path | None) -> list[dict]:
     examples = {split: load_examples(data, split) for split in ("train", *MADE)}
     asked = {"test": ("photographs", "test", examples["test"])}
     of_people = {PEOPLE: ("people's phrases", "all", people_of(people))} if people else {}
-    found = [untrained("constant-box", "blind", "constant box", "constant-box")]
-    found[0]["data"] = {split: sizes(some) for split, some in examples.items()}
+    found = untrained("constant-box", "blind", "constant box", "constant-box")
+    found["data"] = {split: sizes(some) for split, some in examples.items()}
     for split, (dataset, name, some) in (asked | of_people).items():
-        add_split(found[0], split, *evaluate_constant(examples["train"], some, dataset, name)[:2])
+        add_split(found, split, *evaluate_constant(examples["train"], some, dataset, name)[:2])
+    yield found
     for mode in ("crop", "global-local"):
         config = set_fields(preset("photos", "detector-clip"), model__detector_clip__mode=mode)
         detector = build_detector_clip(config.model, default_device())
         label = f"detector-clip, annotated boxes, {mode}"
-        found.append(untrained(f"oracle-{mode}", "training-free", label, "detector-clip"))
+        found = untrained(f"oracle-{mode}", "training-free", label, "detector-clip")
         for split, (dataset, name, some) in asked.items():
             rows, results, _ = evaluate_detector(detector, some, dataset, name, similarity=False)
-            add_split(found[-1], split, rows, results)
-    return found
+            add_split(found, split, rows, results)
+        yield found
 
 
 def sizes(examples: Sequence[GroundingExample]) -> dict[str, int]:

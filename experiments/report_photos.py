@@ -4,6 +4,7 @@
     python -m experiments.photos --data data/photos --people PEOPLE --out runs/photos --untrained
     python -m experiments.report_photos --gather runs/photos     # adds the results to experiments/photos.pkl
     python -m experiments.report                                 # writes the page
+    python -m experiments.report_photos --short                  # prints the table of the README
 
 People's phrases and made ones never share a column.
 """
@@ -41,6 +42,13 @@ ROOT = Path(__file__).parents[1]
 RESULTS, CARD = ROOT / "experiments/photos.pkl", ROOT / "vg_utils/weights/photos.json"
 BAR = {"acc@0.5": 0.64, "miou": 0.56}  # of people's phrases, set before any run
 LOOKED_AT = ("long", "dense-grounder", "clip-rpn-tokens")  # by kind of phrase
+SHORT = {  # of the README
+    "long": "`photos/dense-grounder`",
+    "dense-grounder": "the same, half as long, one GPU, 3 seeds",
+    "clip-rpn-tokens": "`clip-rpn-attention`",
+    "text-only": "sees only the phrase",
+    "constant-box": "one box for all",
+}
 GROUPS = ("long", "systems", "training-free", "blind")
 QUESTIONS = {  # of the card: (what is asked, of how many)
     "name@1": ("name of a crop, by the nearest of all class names", "crops"),
@@ -177,6 +185,20 @@ def on_made(made: Sequence[dict]) -> str:
     return f"### Made phrases\n\n{lead}\n\n{table(rows, columns)}"
 
 
+def short(runs: Sequence[dict]) -> str:
+    """The small table of the README: a few systems, people's phrases first."""
+    made = {line["name"]: line for line in pooled(runs, "test")}
+    rows = [line for line in pooled(runs, PEOPLE) if line["name"] in SHORT]
+    columns: dict[str, Column] = {"": lambda r: SHORT[r["name"]]}
+    columns |= {f"people's: {name}": _both(key) for name, key in text.SCORES.items()}
+    columns |= {f"made: {name}": _both(key, made) for name, key in text.SCORES.items()}
+    return table(rows, columns)
+
+
+def _both(key: str, asked: dict[str, dict] | None = None) -> Column:
+    return lambda r: interval(asked[r["name"]] if asked else r, key)
+
+
 def by_kind(runs: Sequence[dict]) -> str:
     """Acc@0.5 by kind of made phrase, means over seeds."""
     same = {name: [run for run in runs if run["name"] == name] for name in LOOKED_AT}
@@ -252,11 +274,17 @@ def not_run(runs: Sequence[dict]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the command line; add results to the file."""
+    """Read the command line; add results to the file, or print the short table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gather", type=Path, nargs="+", metavar="DIR", required=True, help="of the study")
+    parser.add_argument("--gather", type=Path, nargs="+", metavar="DIR", help="of the study, to add")
+    parser.add_argument("--short", action="store_true", help="print the table of the README")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
+    if options.short:
+        print(short(load(options.results)))
+        return 0
+    if not options.gather:
+        parser.error("expected --gather or --short")
     try:
         runs = gather(options.results, options.gather)
     except ResultsError as error:

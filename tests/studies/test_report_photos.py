@@ -123,3 +123,9 @@ def test_what_has_nothing_to_train_is_scored(tiny_scenes, monkeypatch):
 def test_photographs_come_first_on_the_page():
     page = (report.ROOT / "RESULTS.md").read_text()
     assert page.index("## On photographs") < page.index("## On RefScenes")
+
+
+@pytest.mark.skipif(not report_photos.RESULTS.is_file(), reason="experiments/photos.pkl is not there yet")
+def test_the_readme_has_the_table_that_the_command_prints(capsys):
+    assert report_photos.main(["--short"]) == 0
+    assert capsys.readouterr().out.strip() in (report.ROOT / "README.md").read_text()

@@ -3,7 +3,8 @@
 The data are phrases made from boxes (`python -m vg_utils prepare phrases`); what is chosen is chosen on their
 val. People's phrases, a folder in RefCOCOg's layout, are asked once of each finished run: `--people`. Every
 run is a process of its own; with several GPUs, or `--slots` above 1, they go side by side. Give the same
-command again and it goes on where it stopped.
+command again and it goes on where it stopped. `--untrained` scores what has nothing to train, which a
+processor does in minutes, and `python -m experiments.report_photos --gather` makes one file of all results.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ from experiments.run import add_split, costs, visible_gpus
 from vg_utils.config import Config, set_fields
 from vg_utils.data import GroundingExample, load_examples
 from vg_utils.data.resident import ResidentPictures
-from vg_utils.evaluation.runs import evaluate
+from vg_utils.evaluation.runs import evaluate, evaluate_constant, evaluate_detector
 from vg_utils.models.backbones import build_backbone
 from vg_utils.models.checkpoints import save_pickle, ship
+from vg_utils.models.detector_clip import build_detector_clip
 from vg_utils.models.photo import KEPT_WHOLE
-from vg_utils.predictor import Grounder
+from vg_utils.predictor import Grounder, default_device
 from vg_utils.presets import preset
 
 COMMAND = "python -m experiments.photos --data data/photos --out runs/photos"
@@ -151,6 +153,44 @@ def train_and_score(run: Run, seed: int, options: argparse.Namespace) -> dict | 
     return found
 
 
+def score_untrained(data: Path, people: Path | None) -> Iterator[dict]:
+    """The box that is best on the phrases of train, and the package's backbone choosing a box.
+
+    `detector-clip` chooses among all annotated boxes of an image. People's phrases it is not asked: of their
+    images only the boxes that somebody refers to may be known, which would make the choice too easy.
+    """
+    examples = {split: load_examples(data, split) for split in ("train", *MADE)}
+    asked = {"test": ("photographs", "test", examples["test"])}
+    of_people = {PEOPLE: ("people's phrases", "all", people_of(people))} if people else {}
+    found = untrained("constant-box", "blind", "constant box", "constant-box")
+    found["data"] = {split: sizes(some) for split, some in examples.items()}
+    for split, (dataset, name, some) in (asked | of_people).items():
+        add_split(found, split, *evaluate_constant(examples["train"], some, dataset, name)[:2])
+    yield found
+    for mode in ("crop", "global-local"):
+        config = set_fields(preset("photos", "detector-clip"), model__detector_clip__mode=mode)
+        detector = build_detector_clip(config.model, default_device())
+        label = f"detector-clip, annotated boxes, {mode}"
+        found = untrained(f"oracle-{mode}", "training-free", label, "detector-clip")
+        for split, (dataset, name, some) in asked.items():
+            rows, results, _ = evaluate_detector(detector, some, dataset, name, similarity=False)
+            add_split(found, split, rows, results)
+        yield found
+
+
+def sizes(examples: Sequence[GroundingExample]) -> dict[str, int]:
+    """How much there is."""
+    phrases, absent = (sum(len(getattr(x, of)) for x in examples) for of in ("expressions", "absent"))
+    return {"pictures": len(examples), "phrases": phrases, "absent": absent}
+
+
+def untrained(name: str, group: str, label: str, model: str) -> dict:
+    """What a run is that has no training."""
+    found = {"name": name, "group": group, "label": label, "model": model, "gpus": 0, "seed": 0}
+    found |= {"command": f"{COMMAND} --untrained", "results": {}, "by": {}, "rows": {}}
+    return found | {"train_seconds": 0.0, "history": []}
+
+
 def length_for(run: Run, config: Config, options: argparse.Namespace, splits: dict) -> dict[str, int]:
     """`epochs` and `epoch_images` that fill the run's share of the minutes, by a probe of how fast it is."""
     from vg_utils.training.engine import fit
@@ -260,8 +300,14 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=1, help="runs side by side on a GPU")
     parser.add_argument("--workers", type=int, default=4, help="decoding processes of a run")
     parser.add_argument("--only", nargs="*", help="names of runs; default: all")
+    parser.add_argument("--untrained", action="store_true", help="score what has nothing to train, no more")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.untrained:
+        for found in score_untrained(options.data, options.people):
+            save_pickle(options.out / "results" / f"{found['name']}-0.pkl", found)
+            print(f"{found['name']}: {told(found)}", flush=True)
+        return
     if not options.job:
         work(options)
         return
@@ -272,8 +318,12 @@ def main() -> None:
         return
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     save_pickle(options.out / "results" / f"{name}-{seed}.pkl", found)
-    scores = {split: f"{r['miou']:.3f} / {r['acc@0.5']:.3f}" for split, r in found["results"].items()}
-    print(f"{name}-{seed}: {found['train_seconds']:.0f} s, {scores}", flush=True)
+    print(f"{name}-{seed}: {found['train_seconds']:.0f} s, {told(found)}", flush=True)
+
+
+def told(found: dict) -> dict[str, str]:
+    """mIoU and Acc@0.5 by split, for the log."""
+    return {split: f"{r['miou']:.3f} / {r['acc@0.5']:.3f}" for split, r in found["results"].items()}
 
 
 if __name__ == "__main__":

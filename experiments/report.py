@@ -1,11 +1,12 @@
-"""Write RESULTS.md and its figures from `experiments/results.pkl`: `python -m experiments.report`.
+"""Write RESULTS.md and its figures from the files of results: `python -m experiments.report`.
 
     python -m experiments.run --out runs/study         # trains and scores everything
     python -m experiments.report --gather runs/study   # boils the results down to experiments/results.pkl
     python -m experiments.backbones                    # asks the small backbones: experiments/backbones.pkl
     python -m experiments.report                       # writes RESULTS.md and Visuals/results_*.png
 
-Every measured number of the page comes from these two files; what others published stands in `report_text`.
+Photographs have their own study and files (`experiments.report_photos`). Every measured number of the page
+comes from these files; what others published stands in `report_text`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from textwrap import TextWrapper
 
 import numpy as np
 
-from experiments import plan
+from experiments import plan, report_photos
 from experiments import report_text as text
 from experiments.backbones import OUT as BACKBONES
 from experiments.figures import FIGURES, GROUPS, curve_rows, difference_rows, family_table, progress
@@ -53,15 +54,18 @@ RESULTS, NEGATIVE = ROOT / "experiments/results.pkl", ROOT / "experiments/negati
 fill = TextWrapper(width=108, break_on_hyphens=False, break_long_words=False).fill
 
 
-def page(study: Study, negative: str = "", asked: dict | None = None) -> str:
+def page(study: Study, negative: str = "", asked: dict | None = None, photographs: str = "") -> str:
     """The whole of RESULTS.md; a part whose group of runs is missing is left out.
 
     Args:
         study: the content of `results.pkl`.
         negative: text on what did not work.
         asked: what `experiments.backbones` measured.
+        photographs: the section on them, which comes first.
     """
     parts = [
+        text.TITLE,
+        photographs,
         made(study),
         systems(study),
         frozen(study),
@@ -83,7 +87,7 @@ def page(study: Study, negative: str = "", asked: dict | None = None) -> str:
 
 
 def made(study: Study) -> str:
-    """Title and how the page came about."""
+    """How the numbers on RefScenes came about."""
     runs, rows = study.runs, study.table
     sizes = [f"{int(runs['images'].max()):,} pictures to train on"]
     for split in rows["split"].unique():
@@ -323,6 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--flagship", help="name of the run to compare with (with --gather)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--backbones", type=Path, default=BACKBONES, help="of `experiments.backbones`")
+    parser.add_argument("--photos", type=Path, default=report_photos.RESULTS, help="of `experiments.photos`")
     parser.add_argument("--negative", type=Path, default=NEGATIVE, help="text on what did not work")
     parser.add_argument("--out", type=Path, default=ROOT, help="folder of RESULTS.md and Visuals/")
     options = parser.parse_args(arguments)
@@ -337,7 +342,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     negative = options.negative.read_text() if options.negative.is_file() else ""
     asked = pickle.loads(options.backbones.read_bytes()) if options.backbones.is_file() else None
-    written = page(study, negative, asked)
+    photographs = report_photos.section(report_photos.load(options.photos), report_photos.read_card())
+    written = page(study, negative, asked, photographs)
     write_atomically(options.out / "RESULTS.md", written.encode())
     for name, (draw, groups) in FIGURES.items():
         if all(study.rows(group) for group in groups):

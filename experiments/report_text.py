@@ -1,4 +1,4 @@
-"""The prose of RESULTS.md, and the numbers that others published: what does not come from `results.pkl`."""
+"""The prose of RESULTS.md, and the numbers that others published: what comes from no file of results."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ PUBLISHED = (  # (system, what it is, Acc@0.5 in percent on umd val, on umd test
     ("HiVG-B", "hierarchical adaptation of CLIP", 78.3, 78.8),
     ("SimVG-L", "BEiT-3", 85.7, 86.7),
     ("OneRef-L", "BEiT-3", 88.1, 89.3),
+    ("Pseudo-Q", "trained on made phrases about RefCOCOg's pictures", 46.3, 47.4),
+    ("CLIP-VG, several sources", "trained on made phrases about RefCOCOg's pictures", 56.5, 57.5),
     ("ReCLIP", "zero-shot: proposals ranked by CLIP", 59.3, 59.0),
     ("Grounding DINO-T", "zero-shot", 60.4, 59.7),
 )
@@ -25,10 +27,61 @@ In training a quarter of the pictures was shown in other colours. Those may show
 object that a phrase means, but no phrase that goes with them names a colour. What that is worth is among the
 ablations (*no pictures in other colours*)."""
 
-MADE = """\
-# Results on RefScenes
+TITLE = """\
+# Results
 
-All numbers here are on RefScenes, the drawn data set of this project, except those of others [at the
+First [photographs](#on-photographs), then [RefScenes](#on-refscenes), the drawn data set of this project;
+[what did not work](#what-did-not-work) is of both. *mIoU* is the mean overlap of predicted and true box
+(intersection over union, IoU, in [0, 1]), *Acc@0.5* the share of phrases whose box has an IoU of 0.5 or
+more."""
+
+SCORES = {"mIoU": "miou", "Acc@0.5": "acc@0.5"}
+
+PHOTOS = """\
+## On photographs
+
+Trained on phrases that were made from boxes by rule (`prepare phrases`), and on captions. Not one phrase in
+training was written to refer to a box. Two kinds of phrases are asked, and they are never put in one column:
+*made* ones about pictures nobody trained on, and *people's*, which RefCOCOg's annotators wrote about other
+photographs. Each run was asked people's phrases once, at the end; what was chosen was chosen on made phrases
+of val. `photos/dense-grounder`, which the package ships, is the longest run, on two GPUs. Made by
+
+```bash
+{commands}
+python -m experiments.report_photos --gather runs/photos && python -m experiments.report
+```
+
+with `--people` and the folder of people's phrases, and 10.6 as the `--minutes` of the longest run."""
+
+PEOPLE = """\
+All {n} phrases of people, about {images} photographs. Brackets are 95% intervals by bootstrap over pictures;
+differences are paired, to the **bold** line. `detector-clip` was not asked: of these pictures only the boxes
+that somebody refers to are known, and to choose among those is too easy."""
+
+ON_MADE = """\
+{n:,} phrases about the {images} pictures of test. *Presence AUROC* is how well phrases that fit nothing in
+their picture are told from those that fit (0.5 is chance). Those are made, too; most name a class that is not
+there. On a single picture it can be far off: the [README](README.md) shows one. *Minutes* are of training
+alone. `detector-clip` is trained on no phrase: the package's backbone chooses among all annotated boxes, so
+it never has to find one."""
+
+BY_KIND = (
+    "Acc@0.5 on made phrases of test, by what a phrase says. Most are found of *{best}*, fewest of *{worst}*."
+)
+
+ABLATED = """\
+One change each, trained for as long as the bold line, one seed where that has several. Differences are
+paired."""
+
+PHOTO_BACKBONE = """\
+Image and text encoder were put into one space by {minutes:.0f} minutes of contrastive training on an
+{device} ({pictures:,} pictures, {captions:,} captions, {boxes:,} boxes), and take {megabytes:.1f} MB.
+Asked about pictures that were held out; *before* is the two as they were downloaded, not yet in one space."""
+
+MADE = """\
+## On RefScenes
+
+All numbers from here on are on RefScenes, the drawn data set of this project, except those of others [at the
 end](#refcocog). `clip-rpn-pooled` and `clip-rpn-tokens` are the model `clip-rpn-attention` that attends to
 the phrase's one vector or to its words. Made by
 
@@ -134,8 +187,9 @@ The plan ([experiments/plan.py](experiments/plan.py)) also has these; the same c
 REFCOCOG = """\
 ## RefCOCOg
 
-**Nothing here was run on RefCOCOg**: neither its photographs nor pretrained weights were to be had where
-this page was made. With both, these commands measure it (the [README](README.md) explains them):
+**Nothing here was trained on RefCOCOg, or scored on its splits**: neither its photographs nor the weights of
+large models were to be had where this page was made, except for the few phrases [above](#peoples-phrases).
+With both, these commands measure it ([docs/training.md](docs/training.md) explains them):
 
 ```bash
 python -m vg_utils prepare refcocog --root data/refcocog
@@ -144,5 +198,5 @@ python -m vg_utils evaluate runs/refcocog --data data/refcocog --split test --js
 ```
 
 Published by others on RefCOCOg, Acc@0.5 in percent on its `umd` partition, as their papers give it and not
-reproduced here: read off where a system trained on RefCOCOg has to stand. RefScenes is another task, and no
-number above can be set beside these."""
+reproduced here: read off where a system has to stand. RefScenes is another task, and its numbers cannot be
+set beside these; people's phrases above are of this kind, but too few for more than a rough comparison."""

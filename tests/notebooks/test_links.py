@@ -1,9 +1,10 @@
 import json
+import re
 import shutil
 
 import pytest
 
-from notebooks.links import ROOT, disagreements, main, move, repository, slug
+from notebooks.links import PAGES, ROOT, disagreements, main, move, pages, repository, slug
 
 OTHER = "https://github.com/me/my.fork-2"
 
@@ -11,7 +12,7 @@ OTHER = "https://github.com/me/my.fork-2"
 @pytest.fixture
 def copy(tmp_path):
     """The pages of the repository, and empty files where they link to."""
-    for pattern in ("pyproject.toml", "*.md", "*/README.md", "notebooks/*.ipynb"):
+    for pattern in ("pyproject.toml", *PAGES):
         for path in ROOT.glob(pattern):
             target = tmp_path / path.relative_to(ROOT)
             target.parent.mkdir(exist_ok=True)
@@ -26,6 +27,27 @@ def page(root, text):
 
 def test_the_repository_agrees_with_itself():
     assert list(disagreements()) == []
+
+
+def anchors(text):
+    """The places of a page, as GitHub names them."""
+    plain = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", plain, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in pages() if p.suffix == ".md"], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_links_between_pages_lead_to_a_place(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        other = path.parent / file if file else path
+        assert other.exists(), target
+        if anchor and other.suffix == ".md":
+            assert anchor in anchors(other.read_text()), target
 
 
 def test_a_fork_changes_every_page_and_nothing_else(copy):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import backbones, detector, report, report_tables, results
+from experiments import backbones, detector, report, report_photos, report_tables, results
 from experiments.pretraining_corpus import draw_corpus
 from vg_utils.config import ClipConfig, DetectorClipConfig
 from vg_utils.data import DataError, load_examples, load_image
@@ -316,7 +316,8 @@ def test_results_md_is_what_the_command_writes():
     negative = report.NEGATIVE.read_text() if report.NEGATIVE.is_file() else ""
     written = (report.ROOT / "RESULTS.md").read_text()
     asked = pickle.loads(report.BACKBONES.read_bytes())
-    expected = report.page(results.load(report.RESULTS), negative, asked)
+    photographs = report_photos.section(report_photos.load(), report_photos.read_card())
+    expected = report.page(results.load(report.RESULTS), negative, asked, photographs)
     assert written == expected, "RESULTS.md is out of date: run python -m experiments.report"
 
 

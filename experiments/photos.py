@@ -157,8 +157,9 @@ def train_and_score(run: Run, seed: int, options: argparse.Namespace) -> dict | 
 def score_untrained(data: Path, people: Path | None) -> Iterator[dict]:
     """The box that is best on the phrases of train, and the package's backbone choosing a box.
 
-    `detector-clip` chooses among all annotated boxes of an image, of the first `LOOKED_AT` images. People's phrases it is not asked: of their
-    images only the boxes that somebody refers to may be known, which would make the choice too easy.
+    `detector-clip` chooses among all annotated boxes of an image, of the first `LOOKED_AT` images. People's
+    phrases it is not asked: of their images only the boxes that somebody refers to may be known, which would
+    make the choice too easy.
     """
     examples = {split: load_examples(data, split) for split in ("train", *MADE)}
     asked = {"test": ("photographs", "test", examples["test"])}

@@ -44,8 +44,8 @@ Trained on phrases that were made from boxes by rule (`prepare phrases`), and on
 training was written to refer to a box. Two kinds of phrases are asked, and they are never put in one column:
 *made* ones about pictures nobody trained on, and *people's*, which RefCOCOg's annotators wrote about other
 photographs. Each run was asked people's phrases once, at the end; what was chosen was chosen on made phrases
-of val. Rough trials before the study had been asked the same phrases of people. `photos/dense-grounder`, which
-the package ships, is the longest run, on two GPUs. Made by
+of val. Rough trials before the study had been asked the same phrases of people. `photos/dense-grounder`,
+which the package ships, is the longest run, on two GPUs. Made by
 
 ```bash
 {commands}

@@ -23,7 +23,7 @@ from textwrap import TextWrapper
 import numpy as np
 
 from experiments import report_text as text
-from experiments.photos import PEOPLE, study
+from experiments.photos import LOOKED_AT, PEOPLE, study
 from experiments.report_tables import (
     Column,
     difference,
@@ -41,7 +41,7 @@ from vg_utils.files import write_atomically
 ROOT = Path(__file__).parents[1]
 RESULTS, CARD = ROOT / "experiments/photos.pkl", ROOT / "vg_utils/weights/photos.json"
 BAR = {"acc@0.5": 0.64, "miou": 0.56}  # of people's phrases, set before any run
-LOOKED_AT = ("long", "dense-grounder", "clip-rpn-tokens")  # by kind of phrase
+KINDS_OF = ("long", "dense-grounder", "clip-rpn-tokens")  # by kind of phrase
 SHORT = {  # of the README
     "long": "`photos/dense-grounder`",
     "dense-grounder": "the same, half as long, one GPU, 3 seeds",
@@ -182,6 +182,8 @@ def on_made(made: Sequence[dict]) -> str:
     columns |= {"presence AUROC": lambda r: share(r["presence_auroc"]), "minutes": minutes}
     columns |= {"GPUs": lambda r: str(r["gpus"]) if r["gpus"] else "-", "seeds": seeds}
     lead = text.ON_MADE.format(n=rows[0]["n"], images=rows[0]["n_images"])
+    if any(row["group"] == "training-free" for row in rows):
+        lead += "\n\n" + text.ORACLE.format(looked_at=LOOKED_AT)
     return f"### Made phrases\n\n{lead}\n\n{table(rows, columns)}"
 
 
@@ -201,7 +203,7 @@ def _both(key: str, asked: dict[str, dict] | None = None) -> Column:
 
 def by_kind(runs: Sequence[dict]) -> str:
     """Acc@0.5 by kind of made phrase, means over seeds."""
-    same = {name: [run for run in runs if run["name"] == name] for name in LOOKED_AT}
+    same = {name: [run for run in runs if run["name"] == name] for name in KINDS_OF}
     same = {name: some for name, some in same.items() if some}
     frames = {some[0]["label"]: [run["by"]["test"]["family"] for run in some] for some in same.values()}
     first = next(iter(frames.values()))[0]
@@ -270,6 +272,8 @@ def not_run(runs: Sequence[dict]) -> str:
     """What the study has and the results have not."""
     there = {run["name"] for run in runs}
     missing = [run.label for run in study() if run.name not in there]
+    if not any(run["group"] == "training-free" for run in runs):
+        missing.append("detector-clip with the annotated boxes (`--untrained`)")
     return fill(f"Not run yet: {', '.join(missing)}.") if missing else ""
 
 

@@ -44,7 +44,8 @@ Trained on phrases that were made from boxes by rule (`prepare phrases`), and on
 training was written to refer to a box. Two kinds of phrases are asked, and they are never put in one column:
 *made* ones about pictures nobody trained on, and *people's*, which RefCOCOg's annotators wrote about other
 photographs. Each run was asked people's phrases once, at the end; what was chosen was chosen on made phrases
-of val. `photos/dense-grounder`, which the package ships, is the longest run, on two GPUs. Made by
+of val. Rough trials before the study had been asked the same phrases of people. `photos/dense-grounder`,
+which the package ships, is the longest run, on two GPUs. Made by
 
 ```bash
 {commands}
@@ -55,15 +56,18 @@ with `--people` and the folder of people's phrases, and 10.6 as the `--minutes` 
 
 PEOPLE = """\
 All {n} phrases of people, about {images} photographs. Brackets are 95% intervals by bootstrap over pictures;
-differences are paired, to the **bold** line. `detector-clip` was not asked: of these pictures only the boxes
-that somebody refers to are known, and to choose among those is too easy."""
+differences are paired, to the **bold** line."""
 
 ON_MADE = """\
 {n:,} phrases about the {images} pictures of test. *Presence AUROC* is how well phrases that fit nothing in
 their picture are told from those that fit (0.5 is chance). Those are made, too; most name a class that is not
 there. On a single picture it can be far off: the [README](README.md) shows one. *Minutes* are of training
-alone. `detector-clip` is trained on no phrase: the package's backbone chooses among all annotated boxes, so
-it never has to find one."""
+alone."""
+
+ORACLE = """\
+`detector-clip` is trained on no phrase: the package's backbone chooses among all annotated boxes, so it never
+has to find one. It was asked the first {looked_at} pictures only, and its difference is on those. People's
+phrases it was not asked: of their pictures only the boxes that somebody refers to are known."""
 
 BY_KIND = (
     "Acc@0.5 on made phrases of test, by what a phrase says. Most are found of *{best}*, fewest of *{worst}*."

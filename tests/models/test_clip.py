@@ -520,7 +520,7 @@ def test_shipped_weights_load_and_are_the_same_every_time():
 
 def test_words_without_a_row_in_the_table_are_unknown():
     shipped = ClipBackbone(ClipConfig("scenes-rn", "shipped"), 64)
-    texts = ["The red cube, left of the sphere.", "a giraffe giraffe beside 7 zebras", ""]
+    texts = ["The red cube, left of the sphere.", "a giraffe giraffe near 7 zebras", ""]
     assert shipped.unknown_words(texts) == [(), ("giraffe", "7", "zebras"), ()]
     whole = ClipBackbone(ClipConfig("scenes-rn", "random"), 64)
     assert whole.unknown_words(texts) == [(), (), ()]

@@ -1,6 +1,6 @@
 """How RefScenes is made up, and what can be scored on it without reading.
 
-Run `python -m benchmarks.refscenes_statistics ROOT [CHECKPOINT]` on a folder of `vg_utils prepare scenes`.
+Run `python -m experiments.refscenes_statistics ROOT [CHECKPOINT]` on a folder of `vg_utils prepare scenes`.
 Prints one line of JSON for each split. The answers that need no language bound what a number on RefScenes
 means: a constant box (chosen on train), the largest object of the picture, and an object drawn at random;
 with a checkpoint also that model, asked the phrases of other pictures. So does a bag of words, trained on

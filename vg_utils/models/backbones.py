@@ -111,8 +111,11 @@ class Backbone(nn.Module):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors (N, D) of phrases on the CPU, each different phrase encoded once."""
         unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        tokens = self.tokenizer(list(unique)).to(self.logit_scale.device)
-        parts = [self.encode_texts(part).pooled for part in tokens.split(ENCODED_AT_ONCE) if len(part)]
+        different, device = list(unique), self.logit_scale.device
+        # Tokens a part at a time: each is as long as its own longest text, not as the longest of all.
+        starts = range(0, len(different), ENCODED_AT_ONCE)
+        tokens = (self.tokenizer(different[i : i + ENCODED_AT_ONCE]).to(device) for i in starts)
+        parts = [self.encode_texts(part).pooled for part in tokens]
         return _unit(parts, self.embed_dim)[[unique[text] for text in texts]]
 
 

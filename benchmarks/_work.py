@@ -1,4 +1,4 @@
-"""What the benchmarks work on: pictures, expressions and models, the same in every run."""
+"""What the benchmarks work on: images, expressions and models, the same in every run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def typical_start(count: int, among: int = 64) -> int:
 
 
 def one_by_one(examples: Sequence[GroundingExample]) -> list[GroundingExample]:
-    """The same pairs with a picture for each expression: how a data set looks to most published code."""
+    """The same pairs with an image for each expression: how a data set looks to most published code."""
     return [replace(example, expressions=[e]) for example in examples for e in example.expressions]
 
 
@@ -67,7 +67,7 @@ def untrained(model: str, full: bool, tuning: str = "frozen") -> Config:
 
 
 def enliven(model: GroundingModel, examples: Sequence[GroundingExample], size: int) -> None:
-    """Let BatchNorm see these pictures: with random weights and no statistics all boxes are alike."""
+    """Let BatchNorm see these images: with random weights and no statistics all boxes are alike."""
     dataset = GroundingDataset(examples, EvalTransform(size))
     batch = collate([dataset[i] for i in range(len(dataset))], model.tokenizer)
     device = next(model.parameters()).device

@@ -1,8 +1,8 @@
-"""Seconds of a training epoch from the feature cache, against encoding the pictures again in each epoch.
+"""Seconds of a training epoch from the feature cache, against encoding the images again in each epoch.
 
     python -m vg_utils benchmark caching [--full]
 
-Both are `vg_utils.training.engine.fit` on the same pictures, under the same random transforms (the cache
+Both are `vg_utils.training.engine.fit` on the same images, under the same random transforms (the cache
 holds a view for each epoch), with the same dropout: the losses agree but for the float16 of the cache. What
 building the cache costs, once for each view, is a row of its own.
 """
@@ -25,7 +25,7 @@ from vg_utils.training.engine import fit
 from vg_utils.training.features import cache_features
 from vg_utils.training.loaders import load_split
 
-UNCACHED, CACHED = "an epoch from pictures", "an epoch from the cache"
+UNCACHED, CACHED = "an epoch from images", "an epoch from the cache"
 BUILDING = "building a view of the cache (once)"
 
 
@@ -64,7 +64,7 @@ def measure(config: Config, folder: Path, rounds: int) -> Report:
 
 
 def building(config: Config, folder: Path) -> float:
-    """Seconds to make one view of the training pictures."""
+    """Seconds to make one view of the training images."""
     model = build_model(config.model.name, config.model)
     data = config.data
     transform = TrainTransform(config.model.image_size, flip=data.flip, jitter=data.jitter, scale=data.scale)
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> Report:
     """The command."""
     parser = options("caching", "Seconds of an epoch from the feature cache, against encoding in each epoch.")
     parser.add_argument("--full", action="store_true", help="RN50 and HRNet-W18 at 224, as on RefCOCOg")
-    parser.add_argument("--images", type=int, help="training pictures (default: 48, with --full 16)")
+    parser.add_argument("--images", type=int, help="training images (default: 48, with --full 16)")
     given = parser.parse_args(arguments)
     images = 6 if given.tiny else given.images or (16 if given.full else 48)
     config = untrained("clip-hrnet", given.full)

@@ -3,7 +3,7 @@
     python -m vg_utils benchmark decoding [--data DIR]
 
 An image counts when it is in a batch with all of its expressions, tokenised. The baseline does what most
-published code does: an item is an expression, and its picture is decoded in full and resized for it.
+published code does: an item is an expression, and its image is decoded in full and resized for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BASELINE = "once per expression, full decode, v2.Resize"
 
 
 class OncePerExpression(Dataset):
-    """The baseline: item i is expression i, with its picture decoded in full and squashed to a square."""
+    """The baseline: item i is expression i, with its image decoded in full and squashed to a square."""
 
     def __init__(self, examples: Sequence[GroundingExample]) -> None:
         self.examples = one_by_one(examples)
@@ -50,7 +50,7 @@ class OncePerExpression(Dataset):
 
 
 class FullDecode(EvalTransform):
-    """The same letterbox of a picture that was decoded in full."""
+    """The same letterbox of an image that was decoded in full."""
 
     def __call__(self, image, boxes_xyxy=None, texts=(), generator=None) -> View:
         return super().__call__(load_image(image), boxes_xyxy, texts, generator)

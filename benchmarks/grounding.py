@@ -1,8 +1,8 @@
-"""Milliseconds to the first answer about a picture, against each further question about the same picture.
+"""Milliseconds to the first answer about an image, against each further question about the same image.
 
     python -m vg_utils benchmark grounding [--full]
 
-The first question pays for decoding and encoding the picture (`Grounder.set_image`); the ones after it for
+The first question pays for decoding and encoding the image (`Grounder.set_image`); the ones after it for
 the phrase and the head. Published code pays for the first each time.
 """
 
@@ -20,7 +20,7 @@ from vg_utils.models import build_model
 from vg_utils.predictor import Grounder
 
 PHRASES = 10
-FIRST, FURTHER = "the first question about a picture", "each further question"
+FIRST, FURTHER = "the first question about an image", "each further question"
 TOGETHER = f"each of {PHRASES} asked together"
 
 
@@ -60,7 +60,7 @@ def measure(model: str, full: bool, folder: Path, rounds: int) -> Report:
 
 def main(arguments: Sequence[str] | None = None) -> Report:
     """The command."""
-    parser = options("grounding", "Milliseconds to the first answer about a picture and to each further one.")
+    parser = options("grounding", "Milliseconds to the first answer about an image and to each further one.")
     parser.add_argument("--full", action="store_true", help="RN50 and HRNet-W18 at 224, as on RefCOCOg")
     parser.add_argument("--model", default="clip-hrnet", help="name in vg_utils/models (default: clip-hrnet)")
     given = parser.parse_args(arguments)

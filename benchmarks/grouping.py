@@ -1,10 +1,10 @@
-"""Training pairs/s with a picture encoded once for all its expressions, against once for each of them.
+"""Training pairs/s with an image encoded once for all its expressions, against once for each of them.
 
     python -m vg_utils benchmark grouping [--full]
 
 Same model, same pairs in a step, same precision; a step is forward, losses, backward and optimizer. The
 default is the size of the `scenes` preset; `--full` is RN50 and HRNet-W18 at 224. `clip-rpn-attention` is
-also compared with how the ClipRPN project trained: each picture of 640 x 640 is a tensor that is turned to a
+also compared with how the ClipRPN project trained: each image of 640 x 640 is a tensor that is turned to a
 PIL image, preprocessed and put through CLIP's trunk once per phrase, one by one. Only that differs: phrases
 are encoded in one batch, and head, losses and precision are ours in every variant, not the project's.
 """
@@ -34,7 +34,7 @@ from vg_utils.models.clip import ClipTokenizer
 from vg_utils.models.precision import autocast
 from vg_utils.training.optim import make_optimizer
 
-PROJECT_SIDE = 640  # pixels of the ClipRPN project's pictures
+PROJECT_SIDE = 640  # pixels of the ClipRPN project's images
 GROUPED, EACH = "one image for all its expressions", "one image per expression"
 PROJECTS_WAY, READY = (
     "the ClipRPN project's way: one by one, through PIL",
@@ -51,7 +51,7 @@ def batch_of(examples: Sequence[GroundingExample], size: int) -> Batch:
 def compare_grouping(
     title: str, config: Config, examples: Sequence[GroundingExample], rounds: int
 ) -> tuple[Comparison, dict[str, float]]:
-    """Steps on batches that are on the device already: grouped, and with a picture for each expression."""
+    """Steps on batches that are on the device already: grouped, and with an image for each expression."""
     model, step = trainer(config, examples)
     size = config.model.image_size
     grouped = batch_of(examples, size).to(device())
@@ -66,7 +66,7 @@ def compare_grouping(
 def compare_with_seed(
     title: str, config: Config, examples: Sequence[GroundingExample], rounds: int
 ) -> tuple[Comparison, dict[str, float]]:
-    """Steps from pictures of 640 x 640: the ClipRPN project's way, one per expression, and grouped."""
+    """Steps from images of 640 x 640: the ClipRPN project's way, one per expression, and grouped."""
     model, step = trainer(config, examples)
     size = config.model.image_size
     examples = [in_memory(example) for example in examples]
@@ -94,7 +94,7 @@ def compare_with_seed(
 
 
 def encode_as_the_seed(model: GroundingModel, pictures: Sequence[Tensor], size: int) -> Tensor:
-    """CLIP's maps (N, C, h, w) of N pictures (3, 640, 640), which repeat: a picture for each phrase."""
+    """CLIP's maps (N, C, h, w) of N images (3, 640, 640), which repeat: an image for each phrase."""
     preprocess = Compose([Resize(size, InterpolationMode.BICUBIC), CenterCrop(size), ToTensor()])
     maps = []
     for picture in pictures:
@@ -127,7 +127,7 @@ def trainer(
 
 
 def forward(model: GroundingModel, batch: Batch) -> Features:
-    """The model's outputs as float32; a batch may hold picture features in place of pictures."""
+    """The model's outputs as float32; a batch may hold image features in place of images."""
     with autocast(device()):
         images = batch.images if isinstance(batch.images, dict) else model.encode_images(batch.images)
         if device().type == "cpu":  # torch's GroupNorm crashes in the backward of a channels-last map there
@@ -154,7 +154,7 @@ def same_boxes(title: str, one: Tensor, other: Tensor) -> dict[str, float]:
 
 
 def in_memory(example: GroundingExample) -> GroundingExample:
-    """The example with its picture decoded and squashed to the project's square; the boxes follow."""
+    """The example with its image decoded and squashed to the project's square; the boxes follow."""
     scale_x, scale_y = (PROJECT_SIDE / side for side in example.size_wh)
     factors = (scale_x, scale_y, scale_x, scale_y)
     expressions = [

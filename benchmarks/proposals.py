@@ -2,7 +2,7 @@
 
     python -m vg_utils benchmark proposals
 
-Region proposal networks see one map a picture; ours sees one a phrase, hundreds in a batch. The baseline
+Region proposal networks see one map an image; ours sees one a phrase, hundreds in a batch. The baseline
 decodes them together and then suppresses overlaps phrase by phrase, as torchvision does.
 """
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> Report:
     """The command."""
     parser = options("proposals", "Phrases/s of picking proposals, against torchvision's loop.")
     given = parser.parse_args(arguments)
-    phrases, rounds = (12, 1) if given.tiny else (235, 5)  # 64 pictures of RefCOCOg have about so many
+    phrases, rounds = (12, 1) if given.tiny else (235, 5)  # 64 images of RefCOCOg have about so many
     return finish(measure(phrases, given.rounds or rounds), given.json)
 
 

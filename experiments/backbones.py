@@ -3,7 +3,7 @@
 They stand where OpenAI's CLIP and ImageNet's HRNet stand at full size. CLIP is asked to name and to retrieve,
 as in zero-shot classification (Radford et al. 2021, section 3.1), in words that its captions had, too. HRNet
 is asked what one linear layer, fitted anew, reads from its map of the task that it was pretrained on, beside
-the same layer on the same network with random weights. The pictures are other splits under the pretraining's
+the same layer on the same network with random weights. The images are other splits under the pretraining's
 seed, on which nothing was trained; a few minutes on a processor.
 """
 
@@ -40,11 +40,11 @@ from vg_utils.models.hrnet import HRNetBackbone
 OUT = Path(__file__).parent / "backbones.pkl"
 TEMPLATES = {"shape": "the {}", "color": "the {} thing", "material": "the {} thing"}
 PROBE_STEPS, PROBE_BATCH, PROBE_RATE = 600, 64, 1e-2  # of the linear layer on HRNet's map
-AT_ONCE = 64  # pictures
+AT_ONCE = 64  # images
 
 
 def answer(question: str, chance: float | None, scores: Tensor, pictures: Tensor) -> dict:
-    """A line of the report: the mean of scores (N,), its interval over pictures (N,), what chance gives."""
+    """A line of the report: the mean of scores (N,), its interval over images (N,), what chance gives."""
     low, high = bootstrap_ci(scores.float().numpy(), pictures.numpy())
     found = {"question": question, "chance": chance, "score": scores.float().mean().item()}
     return found | {"score_low": low, "score_high": high, "n": len(scores)}
@@ -87,7 +87,7 @@ def retrieval(model: ClipBackbone, crops: Tensor, corpus: Corpus) -> list[dict]:
 
 
 def marked(model: ClipBackbone, corpus: Corpus, side: int) -> dict:
-    """Of a picture with each of its solids marked in turn: is a phrase nearest to the one that it means?"""
+    """Of an image with each of its solids marked in turn: is a phrase nearest to the one that it means?"""
     hits, pictures, chances = [], [], []
     for scene, (refs, rows) in enumerate(zip(corpus.refs, rows_by_scene(corpus), strict=True)):
         rows = rows[rows >= 0]
@@ -99,7 +99,7 @@ def marked(model: ClipBackbone, corpus: Corpus, side: int) -> dict:
         chances += [1 / len(rows)] * len(truth)
     chance = sum(chances) / len(chances)
     return answer(
-        "solid that a phrase means, of its picture's", chance, torch.cat(hits), torch.tensor(pictures)
+        "solid that a phrase means, of its image's", chance, torch.cat(hits), torch.tensor(pictures)
     )
 
 
@@ -123,7 +123,7 @@ def ask_hrnet(model: HRNetBackbone, learn: Corpus, test: Corpus, side: int) -> l
 
 
 def train_probe(maps: Tensor, corpus: Corpus) -> DenseHead:
-    """A linear layer for the dense task of the pretraining, on maps (M, C, G, G) of the corpus' pictures."""
+    """A linear layer for the dense task of the pretraining, on maps (M, C, G, G) of the corpus' images."""
     torch.manual_seed(0)
     head, rows = DenseHead(maps.shape[1]), rows_by_scene(corpus)
     optimizer = torch.optim.AdamW(head.parameters(), PROBE_RATE)
@@ -138,7 +138,7 @@ def train_probe(maps: Tensor, corpus: Corpus) -> DenseHead:
 
 
 def untrained(corpus: Corpus, side: int) -> HRNetBackbone:
-    """An HRNet with random weights, and running statistics of the pictures: without them it says nothing."""
+    """An HRNet with random weights, and running statistics of the images: without them it says nothing."""
     torch.manual_seed(0)
     model = HRNetBackbone(HRNetConfig("scenes-hrnet", "random"), side)
     some = resized(corpus.images, side).split(AT_ONCE)
@@ -148,14 +148,14 @@ def untrained(corpus: Corpus, side: int) -> HRNetBackbone:
 
 @torch.no_grad()
 def features(model: HRNetBackbone, corpus: Corpus, side: int) -> Tensor:
-    """Maps (M, C, G, G) of the corpus' pictures."""
+    """Maps (M, C, G, G) of the corpus' images."""
     model.eval()
     return torch.cat([model(resized(part, side)) for part in corpus.images.split(AT_ONCE)])
 
 
 @torch.no_grad()
 def encode(model: ClipBackbone, images: Tensor) -> Tensor:
-    """Unit vectors (N, D) of pictures (N, 3, S, S)."""
+    """Unit vectors (N, D) of images (N, 3, S, S)."""
     return F.normalize(model.encode_images(images), dim=1)
 
 
@@ -166,7 +166,7 @@ def read(model: ClipBackbone, texts: Sequence[str]) -> Tensor:
 
 
 def measure(scenes: int) -> dict:
-    """Ask both backbones at every input size on so many test pictures; plain data."""
+    """Ask both backbones at every input size on so many test images; plain data."""
     learn, test = (draw_corpus(split, scenes, DRAWN, "cpu") for split in ("val", "test"))
     found = {"scenes": scenes, "seed": SEED, "solids": len(test.scene), "parameters": {}, "answers": []}
     for side in SIDES:

@@ -9,7 +9,7 @@ The weights go where any local weights go:
         --model.detector-clip.weights runs/detector.pt --model.detector-clip.num-classes 5
 
 Why this architecture: of torchvision's detectors it is the one that is small, has two stages (the second only
-has to sort crops of shared features, and learns that in few steps) and is built for small pictures; the
+has to sort crops of shared features, and learns that in few steps) and is built for small images; the
 others are loaded to look at 800 pixels. It is built here without public weights, and torchvision then gives
 it BatchNorm that learns: the frozen one of its public weights would keep the statistics of nothing.
 """
@@ -41,7 +41,7 @@ from vg_utils.refscenes.raycast import SHAPES
 
 ARCHITECTURE = "fasterrcnn_mobilenet_v3_large_320_fpn"
 CLASSES = 1 + len(SHAPES)  # background is 0, SHAPES[i] is i + 1
-# Pictures hold a handful of solids: fewer regions than torchvision's 2,000 and 512 a picture train faster.
+# Images hold a handful of solids: fewer regions than torchvision's 2,000 and 512 an image train faster.
 FEW_REGIONS = {
     "rpn_pre_nms_top_n_train": 300,
     "rpn_post_nms_top_n_train": 150,
@@ -55,12 +55,12 @@ SETTINGS = DetectorClipConfig()  # its thresholds decide what is a proposal
 
 @dataclass
 class Annotated:
-    """Decoded pictures and their objects, on one device.
+    """Decoded images and their objects, on one device.
 
     Attributes:
         images: uint8 (M, 3, S, S).
-        boxes_xyxy: float32 (n, 4) in pixels, of each picture.
-        labels: int64 (n,) in [1, CLASSES), of each picture.
+        boxes_xyxy: float32 (n, 4) in pixels, of each image.
+        labels: int64 (n,) in [1, CLASSES), of each image.
     """
 
     images: Tensor
@@ -69,10 +69,10 @@ class Annotated:
 
 
 def read(root: Path, split: str, device: str, workers: int = 0, limit: int = 0) -> Annotated:
-    """The pictures of a split (the first `limit`; 0: all), decoded once, and all their annotated objects.
+    """The images of a split (the first `limit`; 0: all), decoded once, and all their annotated objects.
 
     Raises:
-        DataError: pictures that are not all squares of one size, or an object of another category.
+        DataError: images that are not all squares of one size, or an object of another category.
     """
     examples = load_examples(root, split, strict=True)
     examples = [examples[i] for i in range(min(limit or len(examples), len(examples)))]
@@ -81,7 +81,7 @@ def read(root: Path, split: str, device: str, workers: int = 0, limit: int = 0) 
         if example.size_wh != (width, width):
             raise DataError(
                 f"{root}, image {example.image_id}: expected a square of {width} pixels as the first "
-                f"picture, got {example.size_wh}"
+                f"image, got {example.size_wh}"
             )
         if unknown := set(example.object_categories) - set(SHAPES):
             raise DataError(
@@ -95,7 +95,7 @@ def read(root: Path, split: str, device: str, workers: int = 0, limit: int = 0) 
     counts = [len(e.object_boxes_xyxy) for e in examples]
     boxes = torch.tensor([box for e in examples for box in e.object_boxes_xyxy]).view(-1, 4)
     labels = torch.tensor([1 + SHAPES.index(name) for e in examples for name in e.object_categories])
-    # Views of one tensor: sent to the device once, not picture by picture.
+    # Views of one tensor: sent to the device once, not image by image.
     return Annotated(images, boxes.to(device).split(counts), labels.to(device).long().split(counts))
 
 
@@ -111,12 +111,12 @@ def build_detector() -> nn.Module:
 def losses_of(model: nn.Module, images: Tensor, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The detector's named losses on a batch; what `model(images, targets)` does, quicker.
 
-    Its own forward pass resizes pictures one by one. And under autocast it would also reckon with boxes in
+    Its own forward pass resizes images one by one. And under autocast it would also reckon with boxes in
     bfloat16, whose eight digits misplace them by a pixel: here only the backbone runs in it.
 
     Args:
         images: float (B, 3, S, S) in [0, 1].
-        targets: of each picture `boxes` (n, 4) corners in pixels of it and `labels` (n,).
+        targets: of each image `boxes` (n, 4) corners in pixels of it and `labels` (n,).
     """
     settings = model.transform
     side = settings.min_size[0]
@@ -137,7 +137,7 @@ def losses_of(model: nn.Module, images: Tensor, targets: list[dict[str, Tensor]]
 
 
 def batch_of(pictures: Annotated, chosen: Tensor, mirrored: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Images in [0, 1] and targets of the chosen pictures (B,), those of `mirrored` (B,) flipped."""
+    """Images in [0, 1] and targets of the chosen images (B,), those of `mirrored` (B,) flipped."""
     device, side = pictures.images.device, pictures.images.shape[-1]
     numbers, mirrored = chosen.tolist(), mirrored.to(device)
     images = pictures.images[chosen.to(device)].float() / 255
@@ -170,7 +170,7 @@ def train(
     chance = torch.Generator().manual_seed(seed)
     started, order = time.perf_counter(), torch.empty(0, dtype=torch.long)
     for step in range(1, steps + 1):
-        while len(order) < batch:  # every picture once before any a second time
+        while len(order) < batch:  # every image once before any a second time
             order = torch.cat([order, torch.randperm(count, generator=chance)])
         chosen, order = order[:batch], order[batch:]
         losses = losses_of(model, *batch_of(pictures, chosen, torch.rand(batch, generator=chance) < 0.5))
@@ -194,7 +194,7 @@ def score(model: nn.Module, pictures: Annotated, batch: int = 64) -> dict[str, f
 
     Returns:
         `recall`: share of the objects that a proposal overlaps with IoU 0.5 or more; `proposals`: mean number
-        in a picture; `precision`: share of the proposals that overlap an object so.
+        in an image; `precision`: share of the proposals that overlap an object so.
     """
     covered = objects = right = proposals = 0
     side = pictures.images.shape[-1]
@@ -226,21 +226,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/detector.pt"))
     parser.add_argument("--steps", type=int, default=600, help="the same steps give the same detector")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--limit", type=int, default=0, help="only so many pictures of each split; 0: all")
+    parser.add_argument("--limit", type=int, default=0, help="only so many images of each split; 0: all")
     parser.add_argument("--workers", type=int, default=2, help="decoding processes")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.steps < 1 or options.batch < 1:
-        parser.error(f"expected 1 or more steps and pictures a batch, got {options.steps}, {options.batch}")
+        parser.error(f"expected 1 or more steps and images a batch, got {options.steps}, {options.batch}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pictures, val = (read(options.data, s, device, options.workers, options.limit) for s in ("train", "val"))
-    print(f"{len(pictures.images):,} pictures of {pictures.images.shape[-1]} pixels on {device}", flush=True)
+    print(f"{len(pictures.images):,} images of {pictures.images.shape[-1]} pixels on {device}", flush=True)
     model = train(pictures, options.steps, options.batch, options.seed, partial(print, flush=True))
     save_detector(options.out, model)
     found = score(model, val, options.batch)
     print(
-        f"val, {len(val.images):,} pictures, score above {SETTINGS.score_threshold}: recall at IoU 0.5 "
-        f"{found['recall']:.3f}, {found['proposals']:.1f} proposals a picture, {found['precision']:.3f} of "
+        f"val, {len(val.images):,} images, score above {SETTINGS.score_threshold}: recall at IoU 0.5 "
+        f"{found['recall']:.3f}, {found['proposals']:.1f} proposals an image, {found['precision']:.3f} of "
         f"them on an object\n{options.out}: --model.detector-clip.detector {ARCHITECTURE} "
         f"--model.detector-clip.weights {options.out} --model.detector-clip.num-classes {CLASSES}"
     )

@@ -19,7 +19,7 @@ GROUPS = {  # group -> its name in legends, and its colour
     "systems": ("trained", "#1f5fa8"),
     "frozen": ("trained, backbones frozen", "#7fb0dd"),
     "training-free": ("no training: proposals ranked by CLIP", "#d98b2b"),
-    "blind": ("blind: picture or phrase withheld", "#9aa3ad"),
+    "blind": ("blind: image or phrase withheld", "#9aa3ad"),
 }
 METRICS = {"miou": "mIoU", "acc@0.5": "Acc@0.5"}
 LINES = ("#1f5fa8", "#d98b2b", "#3d9a50", "#b5449a", "#6d6f76", "#17a2a8")
@@ -49,7 +49,7 @@ def comparison(study: Study, path: PathLike = None) -> Figure:
     there = dict.fromkeys(row["group"] for row in rows)
     handles = [Patch(color=GROUPS[group][1], label=GROUPS[group][0]) for group in there]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    return finish(figure, "RefScenes test: all systems, with 95% intervals over pictures", path)
+    return finish(figure, "RefScenes test: all systems, with 95% intervals over images", path)
 
 
 @mpl.rc_context(STYLE)
@@ -72,7 +72,7 @@ def training_minutes(study: Study, path: PathLike = None) -> Figure:
 
 @mpl.rc_context(STYLE)
 def learning_curve(study: Study, path: PathLike = None) -> Figure:
-    """mIoU on test over the number of training pictures, one line a system."""
+    """mIoU on test over the number of training images, one line a system."""
     rows = curve_rows(study)
     figure = StyledFigure(figsize=(6.6, 4.4), layout="constrained")
     ax = figure.subplots()
@@ -86,11 +86,11 @@ def learning_curve(study: Study, path: PathLike = None) -> Figure:
     ax.set_xticks(_apart(sizes))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set(xlabel="training pictures (logarithmic)", ylabel="mIoU on test, share in [0, 1]")
+    ax.set(xlabel="training images (logarithmic)", ylabel="mIoU on test, share in [0, 1]")
     ax.set_ylim(bottom=0)
     ax.grid(linewidth=0.8)
     figure.legend(loc="outside lower center", ncols=3)
-    return finish(figure, "RefScenes test: mIoU by training pictures, 95% intervals", path)
+    return finish(figure, "RefScenes test: mIoU by training images, 95% intervals", path)
 
 
 @mpl.rc_context(STYLE)
@@ -143,7 +143,7 @@ def ablation(study: Study, path: PathLike = None) -> Figure:
 def progress(study: Study, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of each seed of a run the minutes after which it was scored on val, and the mIoU there.
 
-    The epochs of a training see equally many pictures, so its minutes are shared evenly among them.
+    The epochs of a training see equally many images, so its minutes are shared evenly among them.
     """
     lines = []
     for curve in study.curves[study.curves["name"] == name].to_dict("records"):
@@ -155,7 +155,7 @@ def progress(study: Study, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def curve_rows(study: Study) -> list[dict]:
-    """Runs of the learning curve; on all pictures it is the system of the same name."""
+    """Runs of the learning curve; on all images it is the system of the same name."""
     rows = study.rows("curve")
     there = {(row["label"], row["images"]) for row in rows}
     labels = {label for label, _ in there}

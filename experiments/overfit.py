@@ -29,7 +29,7 @@ from vg_utils.training.engine import fit
 
 
 def write_random_backbones(folder: Path, model: ModelConfig, images: Tensor) -> dict[str, str]:
-    """Random backbones as local files, with the BatchNorm statistics of the pictures (B, 3, S, S).
+    """Random backbones as local files, with the BatchNorm statistics of the images (B, 3, S, S).
 
     Without statistics a random frozen network says nothing: in evaluation mode its activations vanish
     (CLIP's ResNet) or overflow (HRNet).
@@ -53,14 +53,14 @@ def write_random_backbones(folder: Path, model: ModelConfig, images: Tensor) -> 
 
 
 def overfit(config: Config, folder: Path) -> float:
-    """Train on the first `config.data.limit_images` pictures, in one batch, and answer them.
+    """Train on the first `config.data.limit_images` images, in one batch, and answer them.
 
     Args:
         config: of a model with CLIP and HRNet; its backbones are replaced by random ones.
         folder: an empty folder, for backbones, features and the run.
 
     Returns:
-        the mean IoU on these same pictures, of the last weights: val, which chooses the best, says nothing
+        the mean IoU on these same images, of the last weights: val, which chooses the best, says nothing
         about learning by heart.
     """
     torch.manual_seed(config.train.seed)
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         miou = overfit(config, Path(folder))
-    print(f"{options.model} on {options.clip}: mIoU on its {options.images} training pictures {miou:.3f}")
+    print(f"{options.model} on {options.clip}: mIoU on its {options.images} training images {miou:.3f}")
 
 
 if __name__ == "__main__":

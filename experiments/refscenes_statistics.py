@@ -2,9 +2,9 @@
 
 Run `python -m experiments.refscenes_statistics ROOT [CHECKPOINT]` on a folder of `vg_utils prepare scenes`.
 Prints one line of JSON for each split. The answers that need no language bound what a number on RefScenes
-means: a constant box (chosen on train), the largest object of the picture, and an object drawn at random;
-with a checkpoint also that model, asked the phrases of other pictures. So does a bag of words, trained on
-train to tell the phrases that fit nothing from the others without seeing a picture.
+means: a constant box (chosen on train), the largest object of the image, and an object drawn at random;
+with a checkpoint also that model, asked the phrases of other images. So does a bag of words, trained on
+train to tell the phrases that fit nothing from the others without seeing an image.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def describe(root: Path | str) -> dict[str, dict]:
 
     Returns:
         split to: `images`, `expressions`, `expressions_per_image`, `objects_per_image`, `words` (fewest,
-        mean, most), `box_area` (smallest, median, largest of the referred boxes, as shares of the picture),
+        mean, most), `box_area` (smallest, median, largest of the referred boxes, as shares of the image),
         `object_area_median`, `same_shape` (share of expressions with another object of that shape),
         `families` (shares), `constant_miou` and `constant_acc`, `largest_acc` and `random_acc` (Acc@0.5),
         `absent_per_image`, `absent_families` (shares), `absent_words` (fewest, mean, most) and
@@ -183,7 +183,7 @@ def best_constant(boxes_xyxy: Tensor) -> Tensor:
 def with_shuffled_phrases(
     root: Path | str, checkpoint: Path | str, split: str = "test", seed: int = 0
 ) -> dict:
-    """What a trained model scores when every picture is asked the phrases of other pictures."""
+    """What a trained model scores when every image is asked the phrases of other images."""
     examples = load_examples(root, split)
     texts = [expression.text for example in examples for expression in example.expressions]
     Random(seed).shuffle(texts)

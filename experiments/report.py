@@ -89,7 +89,7 @@ def page(study: Study, negative: str = "", asked: dict | None = None, photograph
 def made(study: Study) -> str:
     """How the numbers on RefScenes came about."""
     runs, rows = study.runs, study.table
-    sizes = [f"{int(runs['images'].max()):,} pictures to train on"]
+    sizes = [f"{int(runs['images'].max()):,} images to train on"]
     for split in rows["split"].unique():
         largest = rows[rows["split"] == split].sort_values("n_images").iloc[-1]
         sizes.append(f"{largest['n_images']:,.0f} of {split} with {largest['n_expressions']:,.0f} phrases")
@@ -207,14 +207,14 @@ def box_losses(study: Study) -> str:
 
 
 def learning_curve(study: Study) -> str:
-    """mIoU over the number of training pictures."""
+    """mIoU over the number of training images."""
     every = curve_rows(study)
     at = {(row["label"], row["images"]): row for row in every}
     labels = list(dict.fromkeys(name for name, _ in at))
     rows = [{"images": n} | {name: at.get((name, n)) for name in labels} for n in sorted({n for _, n in at})]
-    columns: dict[str, Column] = {"training pictures": field("images", "{:,.0f}")}
+    columns: dict[str, Column] = {"training images": field("images", "{:,.0f}")}
     columns |= {name: _interval_of(name) for name in labels}
-    figure = "![mIoU by number of training pictures](Visuals/results_learning_curve.png)"
+    figure = "![mIoU by number of training images](Visuals/results_learning_curve.png)"
     lead = fill(f"{text.CURVE} {_curve_times(every)}".strip())
     return section("Learning curve", lead, rows, columns, figure)
 

@@ -53,10 +53,10 @@ GROUPS = ("long", "systems", "training-free", "blind")
 QUESTIONS = {  # of the card: (what is asked, of how many)
     "name@1": ("name of a crop, by the nearest of all class names", "crops"),
     "name@1_mean_of_classes": ("the same, mean over classes", "crops"),
-    "image_to_text@1": ("caption of a picture: R@1", "pictures"),
-    "text_to_image@1": ("picture of a caption: R@1", "captions"),
-    "image_to_text@5": ("caption of a picture: R@5", "pictures"),
-    "text_to_image@5": ("picture of a caption: R@5", "captions"),
+    "image_to_text@1": ("caption of an image: R@1", "pictures"),
+    "text_to_image@1": ("image of a caption: R@1", "captions"),
+    "image_to_text@5": ("caption of an image: R@5", "pictures"),
+    "text_to_image@5": ("image of a caption: R@5", "captions"),
 }
 fill = TextWrapper(width=108, break_on_hyphens=False, break_long_words=False).fill
 

@@ -11,8 +11,8 @@ PUBLISHED = (  # (system, what it is, Acc@0.5 in percent on umd val, on umd test
     ("HiVG-B", "hierarchical adaptation of CLIP", 78.3, 78.8),
     ("SimVG-L", "BEiT-3", 85.7, 86.7),
     ("OneRef-L", "BEiT-3", 88.1, 89.3),
-    ("Pseudo-Q", "trained on made phrases about RefCOCOg's pictures", 46.3, 47.4),
-    ("CLIP-VG, several sources", "trained on made phrases about RefCOCOg's pictures", 56.5, 57.5),
+    ("Pseudo-Q", "trained on made phrases about RefCOCOg's images", 46.3, 47.4),
+    ("CLIP-VG, several sources", "trained on made phrases about RefCOCOg's images", 56.5, 57.5),
     ("ReCLIP", "zero-shot: proposals ranked by CLIP", 59.3, 59.0),
     ("Grounding DINO-T", "zero-shot", 60.4, 59.7),
 )
@@ -23,9 +23,9 @@ SPLITS = {
     "no phrase of another names",
 }
 RECOLORED = """\
-In training a quarter of the pictures was shown in other colours. Those may show such a pair, also as the
+In training a quarter of the images was shown in other colours. Those may show such a pair, also as the
 object that a phrase means, but no phrase that goes with them names a colour. What that is worth is among the
-ablations (*no pictures in other colours*)."""
+ablations (*no images in other colours*)."""
 
 TITLE = """\
 # Results
@@ -42,7 +42,7 @@ PHOTOS = """\
 
 Trained on phrases that were made from boxes by rule (`prepare phrases`), and on captions. Not one phrase in
 training was written to refer to a box. Two kinds of phrases are asked, and they are never put in one column:
-*made* ones about pictures nobody trained on, and *people's*, which RefCOCOg's annotators wrote about other
+*made* ones about images nobody trained on, and *people's*, which RefCOCOg's annotators wrote about other
 photographs. Each run was asked people's phrases once, at the end; what was chosen was chosen on made phrases
 of val. Rough trials before the study had been asked the same phrases of people. `photos/dense-grounder`,
 which the package ships, is the longest run, on two GPUs. Made by
@@ -55,19 +55,19 @@ python -m experiments.report_photos --gather runs/photos && python -m experiment
 with `--people` and the folder of people's phrases, and 10.6 as the `--minutes` of the longest run."""
 
 PEOPLE = """\
-All {n} phrases of people, about {images} photographs. Brackets are 95% intervals by bootstrap over pictures;
+All {n} phrases of people, about {images} photographs. Brackets are 95% intervals by bootstrap over images;
 differences are paired, to the **bold** line."""
 
 ON_MADE = """\
-{n:,} phrases about the {images} pictures of test. *Presence AUROC* is how well phrases that fit nothing in
-their picture are told from those that fit (0.5 is chance). Those are made, too; most name a class that is not
-there. On a single picture it can be far off: the [README](README.md) shows one. *Minutes* are of training
+{n:,} phrases about the {images} images of test. *Presence AUROC* is how well phrases that fit nothing in
+their image are told from those that fit (0.5 is chance). Those are made, too; most name a class that is not
+there. On a single image it can be far off: the [README](README.md) shows one. *Minutes* are of training
 alone."""
 
 ORACLE = """\
 `detector-clip` is trained on no phrase: the package's backbone chooses among all annotated boxes, so it never
-has to find one. It was asked the first {looked_at} pictures only, and its difference is on those. People's
-phrases it was not asked: of their pictures only the boxes that somebody refers to are known."""
+has to find one. It was asked the first {looked_at} images only, and its difference is on those. People's
+phrases it was not asked: of their images only the boxes that somebody refers to are known."""
 
 BY_KIND = (
     "Acc@0.5 on made phrases of test, by what a phrase says. Most are found of *{best}*, fewest of *{worst}*."
@@ -79,8 +79,8 @@ paired."""
 
 PHOTO_BACKBONE = """\
 Image and text encoder were put into one space by {minutes:.0f} minutes of contrastive training on an
-{device} ({pictures:,} pictures, {captions:,} captions, {boxes:,} boxes), and take {megabytes:.1f} MB.
-Asked about pictures that were held out; *before* is the two as they were downloaded, not yet in one space."""
+{device} ({pictures:,} images, {captions:,} captions, {boxes:,} boxes), and take {megabytes:.1f} MB.
+Asked about images that were held out; *before* is the two as they were downloaded, not yet in one space."""
 
 MADE = """\
 ## On RefScenes
@@ -98,7 +98,7 @@ python -m experiments.report --gather {folders} && python -m experiments.report
 {made}
 
 Shares are in [0, 1]. Brackets are 95% intervals: the mean over seeds of each expression, bootstrap over
-pictures. They hold what the draw of pictures does, not what the seed does: that is ± in the column *seeds*,
+images. They hold what the draw of images does, not what the seed does: that is ± in the column *seeds*,
 the standard deviation of the mIoU. Differences are paired: the same expressions, answered by both. **Bold**
 is `{flagship}`, which the others are compared with."""
 
@@ -128,20 +128,20 @@ among the ablations compares equal trainings."""
 FAMILIES = """\
 Acc@0.5 on test by family, with the number of expressions: read along a row to see what a system cannot do,
 and down a column to see which kind of phrase is hard for all. What does not train (proposals, constant box)
-was asked the first {looked_at:,} pictures only."""
+was asked the first {looked_at:,} images only."""
 
 TRAINING_FREE = """\
 `detector-clip` learns nothing from phrases: our small CLIP picks one of the proposals. *R@all* is its
 ceiling, the share of phrases that any proposal fits. The oracle proposes the annotated boxes, and so
 measures CLIP's choice alone; a trained detector, where one is listed, has seen {detected_on:,} of RefScenes'
-training pictures with all their boxes. Both were asked the first {looked_at:,} pictures of each split."""
+training images with all their boxes. Both were asked the first {looked_at:,} images of each split."""
 
 BLIND = """\
-How far one gets without the picture or without the phrase, on test: only what a system scores above these
-lines is grounding. The constant box was asked the first {looked_at:,} pictures."""
+How far one gets without the image or without the phrase, on test: only what a system scores above these
+lines is grounding. The constant box was asked the first {looked_at:,} images."""
 
 ABLATION = """\
-One change each, everything else the same, on test. An interval without 0 is more than the draw of pictures;
+One change each, everything else the same, on test. An interval without 0 is more than the draw of images;
 a difference no larger than the ± of the seeds may still be chance. A row called *unchanged* is the flagship
 trained for as long as those with a change, and then they are compared with it."""
 
@@ -149,13 +149,13 @@ LOSS = """\
 The same model trained with other box losses, on test: compare the columns from left to right, since a loss
 can find as many objects and yet draw looser boxes."""
 
-CURVE = "mIoU on test by the number of training pictures: lines that still rise at their ends want more data."
+CURVE = "mIoU on test by the number of training images: lines that still rise at their ends want more data."
 
 CONFIDENCE = """\
 What a score is worth, on test. *ECE* is how far it is from the IoU that it predicts (0 is best). *AURC* is
 the mean share wrong when only the surest phrases are answered, over all shares answered: far below *wrong*
 means that the score knows which answers are bad. *Presence AUROC* is how well phrases that fit nothing in
-their picture are told from those that fit (0.5 is chance)."""
+their image are told from those that fit (0.5 is chance)."""
 
 SHIPPED = """\
 What `Grounder.load("scenes/dense-grounder")` gives without any training, on test. Its matrices are kept in
@@ -163,26 +163,26 @@ What `Grounder.load("scenes/dense-grounder")` gives without any training, on tes
 
 BACKBONES = """\
 Two small networks stand where OpenAI's CLIP and ImageNet's HRNet stand at full size. Here they are as
-shipped, before anything is grounded, asked about {solids:,} solids in {scenes:,} test pictures under the seed
-of their pretraining. Shares in [0, 1] with 95% intervals over pictures (in the line *crop of a description*
+shipped, before anything is grounded, asked about {solids:,} solids in {scenes:,} test images under the seed
+of their pretraining. Shares in [0, 1] with 95% intervals over images (in the line *crop of a description*
 over descriptions)."""
 
 CLIP = """\
 The CLIP ({parameters:.1f} M parameters) was pretrained on such crops, descriptions and phrases of other
-pictures, at 128 pixels only. It names a crop of a solid by the nearest of *the cube*, *the sphere* ...; it
-finds a crop's description (*the metal red cube*) among all, and a crop for a description; and of a picture
+images, at 128 pixels only. It names a crop of a solid by the nearest of *the cube*, *the sphere* ...; it
+finds a crop's description (*the metal red cube*) among all, and a crop for a description; and of an image
 that is blurred around one of its solids at a time, it finds the one that a phrase refers to. *Chance* is a
 blind guess."""
 
 HRNET = """\
 The HRNet ({parameters:.1f} M parameters), asked what it was pretrained for: what one linear layer, fitted
-anew on as many pictures of val, reads from a cell of its map that a solid covers, and what it reads from the
+anew on as many images of val, reads from a cell of its map that a solid covers, and what it reads from the
 same network with random weights. *Chance* is the commonest answer."""
 
 SEARCH = """\
-Short trainings on fewer pictures of another seed, from which the settings of these systems were chosen
+Short trainings on fewer images of another seed, from which the settings of these systems were chosen
 ([experiments/plan.py](experiments/plan.py)): by the mIoU on their own val, and what concerns unseen pairs on
-their own novel. None of these pictures is in a table above. `clip-rpn-pooled` and `clip-rpn-concat` were not
+their own novel. None of these images is in a table above. `clip-rpn-pooled` and `clip-rpn-concat` were not
 searched: they have the learning rate of `clip-rpn-tokens`."""
 
 NOT_RUN = """\

@@ -2,12 +2,12 @@
 
 The runs are those of `experiments.plan`. Each is trained into a directory of its own and scored on test and
 novel; its results are a pickle. Give the same command again and it goes on where it stopped. How many
-pictures a run sees follows from `--minutes` by the speeds in the plan, so that it is the same for all seeds
+images a run sees follows from `--minutes` by the speeds in the plan, so that it is the same for all seeds
 and changes of a system, wherever it is trained. With several GPUs, or `--slots` above 1, runs go side by
 side, and with `--processors` what trains nothing goes beside them without a GPU. A detector learns
 RefScenes, too, for `detector-clip`; and what the package ships is made and scored.
 
-With `--search` it tries the settings that the plan was made with, on fewer pictures of another seed.
+With `--search` it tries the settings that the plan was made with, on fewer images of another seed.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ from vg_utils.refscenes.scenes import write_scenes
 # Asks the driver's library whether there is a GPU, without initialising it, which no forked process survives.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
-RENDERED = {"train": 50_000, "val": 2_000, "test": 4_000, "novel": 4_000}  # pictures of the full RefScenes
+RENDERED = {"train": 50_000, "val": 2_000, "test": 4_000, "novel": 4_000}  # images of the full RefScenes
 SEARCH_RENDERED = {"train": 16_000, "val": 500, "test": 50, "novel": 500}  # and those of the search
 COMMAND = "python -m experiments.run --out runs/study"
 SEARCH_COMMAND = "python -m experiments.run --search --out runs/search"
-VALIDATED = 500  # pictures of val by which the best epoch is chosen: proposals take their time
+VALIDATED = 500  # images of val by which the best epoch is chosen: proposals take their time
 SIMILARITY_IMAGES = 300  # of each split, whose crops CLIP compares
-LOOKED_AT = 1_000  # pictures of each split that is asked what does not train: `detector-clip` takes its time
-CHOSEN_ON = 5_000  # training pictures on which the constant box is chosen
-DETECTED_ON = 5_000  # training pictures that the detector learns from
+LOOKED_AT = 1_000  # images of each split that is asked what does not train: `detector-clip` takes its time
+CHOSEN_ON = 5_000  # training images on which the constant box is chosen
+DETECTED_ON = 5_000  # training images that the detector learns from
 DETECTOR = "detector.pt"  # in the study's directory
 SPLITS = ("test", "novel")
 
@@ -124,7 +124,7 @@ def do(job: Job, pictures: Pictures, options: argparse.Namespace, learning: Lock
 
 
 def wants_gpu(run: Run) -> bool:
-    """Whether a run trains, or scores what was trained; the others only look at pictures one by one."""
+    """Whether a run trains, or scores what was trained; the others only look at images one by one."""
     return run.group != "training-free" and run.config.model.name != "constant-box"
 
 
@@ -157,7 +157,7 @@ def train_and_score(job: Job, pictures: Pictures, out: Path, minutes: float) -> 
     found = outcome(run, job.seed, command) | costs(grounder.model, history, whole)
     found |= {"images": len(splits["train"].examples)}
     found = score(found, grounder, run, pictures)
-    if run.group == "search":  # on pictures of its own, which are in no table of the study
+    if run.group == "search":  # on images of its own, which are in no table of the study
         found["search_novel_miou"] = found["results"]["novel"]["miou"]
         found |= {"results": {}, "by": {}, "rows": {}}
     return found
@@ -241,7 +241,7 @@ def add_split(found: dict, split: str, rows: pd.DataFrame, results: dict) -> Non
 
 
 def length_for(run: Run, minutes: float, pictures: int) -> dict[str, int]:
-    """`epochs` and `epoch_images` of a run that has so many pictures, where a system has those minutes."""
+    """`epochs` and `epoch_images` of a run that has so many images, where a system has those minutes."""
     wanted = PICTURES_PER_SECOND[run.config.model.name] * 60 * minutes * run.share
     epochs = max(1, round(wanted / (run.config.train.epoch_images or pictures)))
     return {"epochs": epochs, "epoch_images": max(run.config.train.batch_images, round(wanted / epochs))}

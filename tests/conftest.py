@@ -17,12 +17,12 @@ from vg_utils.presets import preset
 
 torch.set_num_threads(1)
 
-TINY_SIZE = 64  # side of the pictures, and of the model's square
+TINY_SIZE = 64  # side of the images, and of the model's square
 
 
 @pytest.fixture(scope="session")
 def tiny_scenes(tmp_path_factory) -> Path:
-    """RefScenes with 20 pictures of train and 4 of each other split, in RefCOCOg's layout."""
+    """RefScenes with 20 images of train and 4 of each other split, in RefCOCOg's layout."""
     from vg_utils.refscenes.scenes import write_scenes
 
     return write_scenes(tmp_path_factory.mktemp("scenes"), 20, TINY_SIZE, device="cpu", progress=False)

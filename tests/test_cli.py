@@ -50,7 +50,7 @@ def call(*arguments: object) -> int:
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> Path:
-    """A tiny RefScenes, made by `prepare`: 20 pictures of train, 4 of each other split."""
+    """A tiny RefScenes, made by `prepare`: 20 images of train, 4 of each other split."""
     root = tmp_path_factory.mktemp("data") / "scenes"
     assert call("prepare", "scenes", "--root", root, "--images", 20, "--size", 64) == 0
     return root
@@ -136,7 +136,7 @@ def test_evaluate_writes_every_key_and_the_figures(trained, scenes, tmp_path, ca
     for path in figures.iterdir():
         Image.open(path).verify()
     printed = capsys.readouterr().out
-    assert "4 pictures" in printed
+    assert "4 images" in printed
     assert f"{found['miou']:.3f}" in printed
 
 
@@ -302,7 +302,7 @@ def test_damaged_checkpoints_are_refused(line, trained, scenes, tmp_path):
 def test_bad_pictures_and_phrases_are_refused(line, trained, scenes, tmp_path):
     where = ("--checkpoint", trained)
     assert "nowhere.jpg" in line("ground", tmp_path / "nowhere.jpg", "a cube", *where)
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     assert "text.jpg" in line("ground", tmp_path / "text.jpg", "a cube", *where)
     assert str(tmp_path) in line("ground", tmp_path, "a cube", *where)
     assert "word" in line("ground", next((scenes / "images").iterdir()), " ", *where)
@@ -392,7 +392,7 @@ def test_what_is_left_out_is_said_once(tmp_path, capfd):
 
 
 def own_lines(folder: Path, *phrases: str) -> Path:
-    """Own data: a picture with these phrases in each split."""
+    """Own data: an image with these phrases in each split."""
     folder.mkdir()
     Image.new("RGB", (64, 48), "red").save(folder / "a.png")
     expressions = [{"text": text, "box_xyxy": [1, 1, 30, 30]} for text in phrases]

@@ -42,7 +42,7 @@ def pictures(root: Path | str, split: str = "train") -> int:
 
 
 def lines(folder: Path, *splits: str) -> Path:
-    """Own data as JSON lines: a picture each in the files of these splits."""
+    """Own data as JSON lines: an image each in the files of these splits."""
     folder.mkdir()
     Image.new("RGB", (64, 48)).save(folder / "desk.png")
     line = {"image": "desk.png", "expressions": [{"text": "the mug", "box_xyxy": [1, 1, 30, 30]}]}
@@ -64,7 +64,7 @@ def own_refer(folder: Path) -> Path:
 
 
 def own_flat_refer(folder: Path) -> Path:
-    """The annotations beside the pictures, without `annotations/`."""
+    """The annotations beside the images, without `annotations/`."""
     root = write_set(folder, *small_set())
     for path in (root / "annotations").iterdir():
         path.rename(root / path.name)
@@ -171,7 +171,7 @@ def test_runs_in_any_order_read_their_own_data(tmp_path, monkeypatch, order):
 
 
 def test_a_download_that_was_stopped_goes_on(tmp_path, monkeypatch):
-    """Its annotations come first: that they are there does not mean that the pictures are."""
+    """Its annotations come first: that they are there does not mean that the images are."""
     calls = []
     monkeypatch.setattr("vg_utils.data.download.prepare_refcocog", calls.append)
     pipeline.prepare_data(config_for("refcocog", tmp_path / "new"))

@@ -1,4 +1,4 @@
-"""Asking about a picture."""
+"""Asking about an image."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_boxes_are_the_model_s_in_original_pixels(grounder):
     assert [p.phrase for p in predictions] == PHRASES
     torch.testing.assert_close(torch.tensor([p.box_xyxy for p in predictions]), expected)
     torch.testing.assert_close(torch.tensor([p.score for p in predictions]), outputs["score"])
-    assert expected[:, 2].max() > 64  # in pixels of the picture, not of the model's square
+    assert expected[:, 2].max() > 64  # in pixels of the image, not of the model's square
 
 
 def test_a_picture_is_encoded_once_for_any_number_of_phrases(grounder, monkeypatch):
@@ -177,7 +177,7 @@ def test_presence_and_heatmap_are_the_models(dense, grounder):
         images, tokens = EvalTransform(64)(picture).image[None], tokenize(PHRASES)
         outputs = dense.model.predict(images, tokens, torch.zeros(len(PHRASES), dtype=torch.long))
     torch.testing.assert_close(torch.tensor([p.presence for p in predictions]), outputs["presence"])
-    # A square picture has no padding: the map is the model's own.
+    # A square image has no padding: the map is the model's own.
     torch.testing.assert_close(torch.stack([p.heatmap for p in predictions]), outputs["heatmap"])
     plain = json.loads(json.dumps(predictions[0].as_dict()))
     assert plain.keys() == {"phrase", "box_xyxy", "score", "presence"}
@@ -188,7 +188,7 @@ def test_presence_and_heatmap_are_the_models(dense, grounder):
 
 @pytest.mark.parametrize("size_wh", [(160, 64), (64, 160), (90, 80), (200, 1), (1, 200), (64, 64)])
 def test_a_heatmap_lies_on_the_picture(dense, monkeypatch, size_wh):
-    """A map that rises over the square by its own places has the picture's places in it."""
+    """A map that rises over the square by its own places has the image's places in it."""
     grid = 8
     axis = (torch.arange(grid) + 0.5) / grid
     across, down = axis.expand(grid, grid), axis[:, None].expand(grid, grid)
@@ -223,7 +223,7 @@ def saved(grounder: Grounder, run: Path) -> Path:
 
 @pytest.fixture
 def asked(dense, tmp_path, capsys):
-    """Runs `ground` on a picture with an untrained `dense-grounder`: (status, stdout, stderr)."""
+    """Runs `ground` on an image with an untrained `dense-grounder`: (status, stdout, stderr)."""
     run, picture = saved(dense, tmp_path / "run"), tmp_path / "picture.png"
     noise(80, 60).save(picture)
 
@@ -277,11 +277,11 @@ def test_a_threshold_needs_a_model_that_knows_presence_and_a_heatmap_one_that_ha
 
 
 def test_questions_that_cannot_be_answered(grounder, tmp_path):
-    with pytest.raises(ValueError, match=r"no picture to look at.*set_image"):
+    with pytest.raises(ValueError, match=r"no image to look at.*set_image"):
         grounder.ground(PHRASES)
     with pytest.raises(DataError, match=r"missing\.jpg"):
         grounder.set_image(tmp_path / "missing.jpg")
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(DataError, match=r"text\.jpg"):
         grounder.set_image(tmp_path / "text.jpg")
     grounder.set_image(noise(64, 64))
@@ -314,5 +314,5 @@ def test_both_doors_refuse_an_empty_phrase_alike_and_forget_a_picture_that_faile
     assert len(asked.ground("the red cube")) == 1
     with pytest.raises(DataError):
         asked.set_image(tmp_path / "missing.jpg")
-    with pytest.raises(ValueError, match="no picture to look at"):
+    with pytest.raises(ValueError, match="no image to look at"):
         asked.ground("the red cube")

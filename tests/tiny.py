@@ -34,7 +34,7 @@ def changed_names(before: dict[str, torch.Tensor], module: nn.Module) -> set[str
 
 
 def wide_example(image: Image.Image | Path | None = None, image_id: int = 7) -> GroundingExample:
-    """A picture of 120 x 50 with three expressions on two objects."""
+    """An image of 120 x 50 with three expressions on two objects."""
     image = image or Image.effect_noise((120, 50), 60).convert("RGB")
     expressions = (
         Expression("the red cube", (10.0, 5.0, 50.0, 45.0), image_id * 10, 1, "cube", "attribute", 0),

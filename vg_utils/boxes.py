@@ -6,7 +6,7 @@ Two formats are used everywhere, and each name says which one it holds:
 - `boxes_cxcywh`: float32 (N, 4), centre and size in [0, 1] of the model's square input, after the letterbox.
 
 A letterbox is four numbers `(scale_x, scale_y, left, top)` with `x_model = x * scale_x + left` in pixels of
-the square input. It never crops: the whole picture is in the square, the rest is padding.
+the square input. It never crops: the whole image is in the square, the rest is padding.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
 
 
 def letterbox_size(size_wh: tuple[int, int], size: int) -> tuple[int, int]:
-    """Width and height in whole pixels of a picture made to fit a square of `size`, at least 1 x 1."""
+    """Width and height in whole pixels of an image made to fit a square of `size`, at least 1 x 1."""
     width, height = size_wh
     scale = size / max(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def letterbox(size_wh: tuple[int, int], size: int) -> Tensor:
-    """Letterbox of a picture of `size_wh` pixels into the middle of a square of `size` pixels.
+    """Letterbox of an image of `size_wh` pixels into the middle of a square of `size` pixels.
 
     Returns:
         float32 (4,): scale_x, scale_y, left, top. The two scales differ only by the rounding to whole pixels.
@@ -60,7 +60,7 @@ def boxes_to_model(boxes_xyxy: Tensor, letterboxes: Tensor, size: int) -> Tensor
 
     Args:
         boxes_xyxy: (N, 4) corners in pixels of the original image.
-        letterboxes: (4,) or (N, 4), the letterbox of each box's picture.
+        letterboxes: (4,) or (N, 4), the letterbox of each box's image.
         size: side of the model's square input in pixels.
     """
     scale, shift = letterboxes[..., :2], letterboxes[..., 2:]
@@ -73,7 +73,7 @@ def boxes_to_image(
 ) -> Tensor:
     """Inverse of `boxes_to_model`: (N, 4) centre and size in [0, 1] -> (N, 4) corners in original pixels.
 
-    With `size_wh` the corners are clipped to that picture.
+    With `size_wh` the corners are clipped to that image.
     """
     scale, shift = letterboxes[..., :2], letterboxes[..., 2:]
     corners = to_xyxy(boxes_cxcywh).unflatten(-1, (2, 2)) * size  # (N, 2, 2)

@@ -98,7 +98,7 @@ def _prepare_scenes(options: argparse.Namespace, given: dict[str, Any]) -> None:
     try:
         given["images"] = int(images)  # of phrases it is a folder
     except ValueError:
-        raise _UsageError(f"--images: expected a number of pictures, got {images!r}") from None
+        raise _UsageError(f"--images: expected a number of images, got {images!r}") from None
     root = write_scenes(options.root, **given, processes=processes_of_a_program(given["images"]))
     print(f"RefScenes is in {root}")
 
@@ -106,7 +106,7 @@ def _prepare_scenes(options: argparse.Namespace, given: dict[str, Any]) -> None:
 def _prepare_phrases(options: argparse.Namespace, given: dict[str, Any]) -> None:
     missing = [f"--{name}" for name in ("instances", "images") if name not in given]
     if missing:
-        raise _UsageError(f"phrases: {' and '.join(missing)} missing: which boxes of which pictures?")
+        raise _UsageError(f"phrases: {' and '.join(missing)} missing: which boxes of which images?")
     from vg_utils.data.phrases import make_phrases
 
     print(make_phrases(root=options.root, **given))
@@ -119,7 +119,7 @@ def _prepare_refcoco(options: argparse.Namespace, given: dict[str, Any]) -> None
     print(summary)
     if summary.failed:
         raise _UsageError(
-            f"{len(summary.failed)} pictures are missing; run the same command again to retry them"
+            f"{len(summary.failed)} images are missing; run the same command again to retry them"
         )
 
 
@@ -236,7 +236,7 @@ def _config(options: argparse.Namespace, model: str) -> Config:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m vg_utils", description="Visual grounding: a picture and a phrase in, a box out."
+        prog="python -m vg_utils", description="Visual grounding: an image and a phrase in, a box out."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -260,13 +260,13 @@ def _parser() -> argparse.ArgumentParser:
     command = verb("prepare", _prepare, "Make or download a data set")
     command.add_argument("dataset", choices=list(PREPARE_FLAGS))
     command.add_argument("--root", required=True, help="folder to fill; run again to resume")
-    images = "scenes: how many of train, others a fifth (default: 2000); phrases: folder of the pictures"
+    images = "scenes: how many of train, others a fifth (default: 2000); phrases: folder of the images"
     command.add_argument("--images", help=images)
     command.add_argument("--instances", help="phrases: file of boxes in COCO's layout")
     command.add_argument("--captions", help="phrases: file of captions in COCO's layout")
-    command.add_argument("--size", type=int, help="scenes: side of a picture in pixels (default: 224)")
+    command.add_argument("--size", type=int, help="scenes: side of an image in pixels (default: 224)")
     command.add_argument("--seed", type=int, help="scenes, phrases: same seed, same data (default: 0)")
-    command.add_argument("--base-url", help="refcoco*: where the pictures are (default: COCO's server)")
+    command.add_argument("--base-url", help="refcoco*: where the images are (default: COCO's server)")
     command.add_argument("--source", help="refcoco*: hub data set or folder of parquet with the annotations")
     command.add_argument("--workers", type=int, help="refcoco*: parallel downloads (default: 16)")
 
@@ -288,8 +288,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--figures", help="write figures to this folder")
     command.add_argument("--preset", help=f"of detector-clip: one of {', '.join(PRESETS)} (default: scenes)")
 
-    command = verb("ground", _ground, "Find phrases in a picture")
-    command.add_argument("image", help="picture file")
+    command = verb("ground", _ground, "Find phrases in an image")
+    command.add_argument("image", help="image file")
     command.add_argument("phrases", nargs="+", metavar="PHRASE")
     command.add_argument("--checkpoint", help="run directory or shipped one (default: photos/dense-grounder)")
     command.add_argument("--out", help="draw the boxes into this file")

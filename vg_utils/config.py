@@ -35,19 +35,19 @@ class DataConfig:
     """What is read and how it is augmented."""
 
     root: str = "data/scenes"  # a folder in RefCOCOg's layout, of parquet files, or of JSON lines
-    partition: str = ""  # empty: the one there is, or umd; `google` shares pictures between train and val
+    partition: str = ""  # empty: the one there is, or umd; `google` shares images between train and val
     strict: bool = False  # True: bad records are errors; False: they are skipped and counted
     workers: int = 2  # decoding processes
     max_expressions: int = (
         8  # an image's expressions in one training batch (RefCOCOg has 3.7, some images 20)
     )
-    limit_images: int = 0  # take only the first so many pictures of each split; 0: all
-    flip: float = 0.5  # probability of a mirrored picture with left and right swapped in its phrases
+    limit_images: int = 0  # take only the first so many images of each split; 0: all
+    flip: float = 0.5  # probability of a mirrored image with left and right swapped in its phrases
     jitter: float = 0.2  # brightness, contrast and saturation; hue stays, phrases name colours
-    recolor: float = 0.0  # share of pictures in quite other colours, then without phrases that name one
+    recolor: float = 0.0  # share of images in quite other colours, then without phrases that name one
     scale: tuple[float, float] = (0.7, 1.4)  # random zoom about the letterbox, targets always kept
-    absent: int = 1  # phrases a picture that fit nothing in it, for models that learn to say so
-    resident: bool = False  # decode all pictures once, keep them on the device, augment them there
+    absent: int = 1  # phrases an image that fit nothing in it, for models that learn to say so
+    resident: bool = False  # decode all images once, keep them on the device, augment them there
     features: str = "data/features"  # where feature caches go
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """The CLIP that encodes pictures and phrases (Radford et al. 2021), an open_clip model."""
+    """The CLIP that encodes images and phrases (Radford et al. 2021), an open_clip model."""
 
     # Of open_clip, or "photos", the package's own for photographs. OpenAI's weights were trained with
     # QuickGELU: plain "RN50" is silently wrong.
@@ -98,7 +98,7 @@ class ClipHRNetConfig:
     hidden: int = 512  # of the feed-forward box head
     dropout: float = 0.1
     box_loss: BoxLoss = "huber"
-    huber_delta: float = 0.1  # in units of the picture's side
+    huber_delta: float = 0.1  # in units of the image's side
     box_weight: float = 1.0
     score_weight: float = 0.1  # predicted IoU; its gradient stops at the head, the box is the project's own
 
@@ -112,7 +112,7 @@ class ClipRPNConfig:
     heads: int = 16
     feed_forward: int = 1024
     dropout: float = 0.1
-    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)  # pixels of a picture of 640, scaled to the input
+    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)  # pixels of an image of 640, scaled to the input
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     foreground_iou: float = 0.7  # an anchor that overlaps the true box so much is an object
     background_iou: float = 0.2  # and one that overlaps it less than this is background
@@ -140,8 +140,8 @@ class DetectorClipConfig:
     nms_iou: float = 0.7  # of proposals that overlap more, whatever their classes, the surer stays
     max_proposals: int = 20
     mode: Literal["crop", "crop+blur", "global-local"] = "crop"
-    blur: float = 0.1  # standard deviation, share of the picture's longer side
-    visual_global: float = 0.85  # `global-local`: share of the blurred picture, the rest is the crop
+    blur: float = 0.1  # standard deviation, share of the image's longer side
+    visual_global: float = 0.85  # `global-local`: share of the blurred image, the rest is the crop
     text_global: float = 0.5  # `global-local`: share of the whole phrase, the rest is its noun phrase
     spatial_prior: bool = True  # left, right, top, bottom, middle, largest, smallest
     spatial_weight: float = 1.0  # exponent of its factors
@@ -184,7 +184,7 @@ class DenseGrounderConfig:
     heatmap_weight: float = 1.0  # which cells lie in the box: focal + dice
     cell_weight: float = 0.5  # of the box that each cell in it says
     score_weight: float = 0.2
-    presence_weight: float = 0.5  # does the phrase fit anything in the picture
+    presence_weight: float = 0.5  # does the phrase fit anything in the image
     agreement: float = 0.0  # answering, only cells whose box overlaps the surest one's by this IoU are asked
 
 
@@ -230,7 +230,7 @@ class TrainConfig:
     """Optimisation, selection and bookkeeping."""
 
     epochs: int = 20
-    epoch_images: int = 0  # pictures of an epoch, after which val is scored and a checkpoint saved; 0: all
+    epoch_images: int = 0  # images of an epoch, after which val is scored and a checkpoint saved; 0: all
     batch_images: int = 64
     accumulation: int = 1  # batches an optimizer step
     optimizer: Optimizer = "adamw"
@@ -245,8 +245,8 @@ class TrainConfig:
     precision: Precision = "auto"  # of GPUs: see models/precision.py
     compile: bool = False  # torch.compile, worth its minutes on long GPU runs
     cached: bool = False  # train the head on a feature cache (frozen backbones only)
-    cache_views: int = 1  # 1: the plain letterbox; K > 1: K augmented versions of each picture in the cache
-    similarity_images: int = 64  # validation pictures whose crops CLIP compares after each epoch; 0: none
+    cache_views: int = 1  # 1: the plain letterbox; K > 1: K augmented versions of each image in the cache
+    similarity_images: int = 64  # validation images whose crops CLIP compares after each epoch; 0: none
     save_every: int = 0  # checkpoint also every so many optimizer steps; 0: once an epoch
     seed: int = 0
 

@@ -1,4 +1,4 @@
-"""What the command line does with a model: the main job, evaluation, one picture."""
+"""What the command line does with a model: the main job, evaluation, one image."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
     save_pickle(out / "results.pkl", {"results": results, "rows": rows, "absent": absent})
     history = pd.read_pickle(out / "history.pkl")
     draw_figures(out / "figures", evaluated[config.model.name], test, history, results)
-    print(f"\n{name} test, {len(test)} pictures\n{results_table(results)}")
+    print(f"\n{name} test, {len(test)} images\n{results_table(results)}")
     if config.preset == "scenes":  # whoever runs it has seen solids only
         show_photographs()
     print(f"\nfigures and results are in {out}; {time.perf_counter() - started:.0f} s in all")
@@ -185,7 +185,7 @@ def evaluate_checkpoint(
     if figures:
         draw_figures(Path(figures), evaluation, examples)
     refs = rows["ref_id"].nunique()
-    print(f"{name} {split}: {results['n_images']} pictures, {refs} refs, {len(rows)} expressions")
+    print(f"{name} {split}: {results['n_images']} images, {refs} refs, {len(rows)} expressions")
     print(results_table({results["model"]: results}))
     for name, value in results.items():
         if name == "note" or name.startswith(ALSO_PRINTED):
@@ -216,10 +216,10 @@ def ground_image(
     threshold: float | None = None,
     heatmap: str | None = None,
 ) -> list[Prediction]:
-    """Boxes of phrases in one picture, drawn into files where they are named.
+    """Boxes of phrases in one image, drawn into files where they are named.
 
     Args:
-        out: file for the picture with the boxes.
+        out: file for the image with the boxes.
         threshold: in the figures a phrase whose presence is below it has no box and is "not found".
         heatmap: file for a panel a phrase, with the cells that the model took for the box.
 

@@ -1,4 +1,4 @@
-"""Ask a trained model about a picture: what notebooks, command line, metrics and demo all call."""
+"""Ask a trained model about an image: what notebooks, command line, metrics and demo all call."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def default_device() -> torch.device:
 
 
 class Grounder:
-    """A model that is shown a picture once and then answers any number of phrases.
+    """A model that is shown an image once and then answers any number of phrases.
 
     >>> grounder = Grounder.load()                                        # doctest: +SKIP
     >>> grounder.set_image("coffee.jpg").ground(["the cup"])[0].box_xyxy  # doctest: +SKIP
@@ -75,12 +75,12 @@ class Grounder:
 
     @torch.inference_mode()
     def set_image(self, image: Image.Image | Path | str) -> Grounder:
-        """Encode a picture (a file, or one in memory of any mode); returns self.
+        """Encode an image (a file, or one in memory of any mode); returns self.
 
         Raises:
             DataError: a file that is missing or does not decode.
         """
-        self._image_features = None  # should this picture fail, nothing answers about the one before
+        self._image_features = None  # should this image fail, nothing answers about the one before
         view = EvalTransform(self.config.model.image_size)(image)
         with autocast(self.device):
             self._image_features = self.model.encode_images(view.image[None].to(self.device))
@@ -89,18 +89,18 @@ class Grounder:
 
     @torch.inference_mode()
     def ground(self, phrases: Sequence[str] | str) -> list[Prediction]:
-        """The box of each phrase in the picture that was set last.
+        """The box of each phrase in the image that was set last.
 
         Of a phrase with words that mean nothing to the model the presence is lowered, to 0.4 times for each
         of them: the rest of the phrase may well fit something, but that is not what was asked.
 
         Raises:
-            ValueError: no picture was set.
+            ValueError: no image was set.
             DataError: a phrase is empty.
         """
         phrases = [phrases] if isinstance(phrases, str) else list(phrases)
         if self._image_features is None:
-            raise ValueError("no picture to look at: call set_image(image) before ground(phrases)")
+            raise ValueError("no image to look at: call set_image(image) before ground(phrases)")
         cleaned = [clean_text(phrase) for phrase in phrases]
         if not all(cleaned):
             raise DataError(f"expected phrases with at least one word, got {phrases}")
@@ -123,9 +123,9 @@ class Grounder:
         return [Prediction(phrase, tuple(box), *rest) for phrase, box, *rest in answers]
 
     def _of_picture(self, maps: Tensor) -> Tensor:
-        """(N, G, G) maps of the model's square -> float32 (N, H, W) of the picture in it, on the CPU.
+        """(N, G, G) maps of the model's square -> float32 (N, H, W) of the image in it, on the CPU.
 
-        Sampled where the cells of the smaller map are (bilinear): the picture's edges seldom are cells'.
+        Sampled where the cells of the smaller map are (bilinear): the image's edges seldom are cells'.
         """
         corners = torch.tensor([[0.0, 0.0, *self._size_wh]])
         picture = boxes_to_model(corners, self._letterbox, self.config.model.image_size)[0]
@@ -134,5 +134,5 @@ class Grounder:
         # torch counts the square's places from -1 to 1
         placed = torch.tensor([[[width, 0.0, 2 * x - 1], [0.0, height, 2 * y - 1]]])
         places = F.affine_grid(placed, [1, 1, rows, columns], align_corners=False)  # (1, rows, columns, 2)
-        maps = maps.float().cpu()[None]  # the phrases are the channels of one picture
+        maps = maps.float().cpu()[None]  # the phrases are the channels of one image
         return F.grid_sample(maps, places, padding_mode="border", align_corners=False)[0].clamp(0, 1)

@@ -45,7 +45,7 @@ def annotation(ann_id: int, image_id: int, bbox_xywh: list[float], category_id: 
 
 
 def small_set() -> tuple[dict, list[dict]]:
-    """Three pictures of 64x48 and four references; picture 7 has an object that nobody refers to."""
+    """Three images of 64x48 and four references; image 7 has an object that nobody refers to."""
     instances = {
         "info": {},
         "licenses": [],
@@ -71,7 +71,7 @@ def small_set() -> tuple[dict, list[dict]]:
 def write_set(
     root: Path, instances: dict, refs: list[dict], partition: str = "umd", images: str = "images"
 ) -> Path:
-    """Write the set with its pictures, by hand rather than with the project's own writer."""
+    """Write the set with its images, by hand rather than with the project's own writer."""
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     (root / "annotations" / "instances.json").write_text(json.dumps(instances))
     (root / "annotations" / f"refs({partition}).p").write_bytes(pickle.dumps(refs, protocol=2))
@@ -82,7 +82,7 @@ def write_set(
 
 
 def write_picture(path: Path, size_wh: tuple[int, int], seed: int = 0) -> None:
-    """A picture of coloured noise, so that its file is not tiny and a truncated one does not decode."""
+    """An image of coloured noise, so that its file is not tiny and a truncated one does not decode."""
     width, height = size_wh
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)

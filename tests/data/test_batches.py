@@ -20,7 +20,7 @@ SIZE = 32
 
 
 def make_examples(count):
-    """Pictures with 1, 2, 3, 4, 1, 2 ... expressions; sentence 10 * i + j is the j-th of picture i."""
+    """Images with 1, 2, 3, 4, 1, 2 ... expressions; sentence 10 * i + j is the j-th of image i."""
     rng = np.random.default_rng(0)
     examples = []
     for i in range(count):
@@ -146,7 +146,7 @@ def test_epochs_of_any_length_go_through_whole_passes_one_after_the_other(shuffl
 
 
 def with_absent(count=6, number=3, text="gone from the left"):
-    """The same pictures, each with so many phrases that fit nothing, ids from 1000 on."""
+    """The same images, each with so many phrases that fit nothing, ids from 1000 on."""
     return [
         dataclasses.replace(
             example,
@@ -213,7 +213,7 @@ def test_an_absent_phrase_has_words():
 
 
 def colored_examples(count=8):
-    """Pictures with an expression that names a colour and one that does not, and an absent phrase of each."""
+    """Images with an expression that names a colour and one that does not, and an absent phrase of each."""
     texts = ("the red thing", "the thing on the left")
     absent = (AbsentPhrase("a blue thing", 5000), AbsentPhrase("a round thing", 5001))
     return [
@@ -325,7 +325,7 @@ def test_prepared_by_accelerate_the_batches_are_the_same():
 
 
 def deal_out(images, even_batches, drop_last=False):
-    """The pictures that each of two processes sees, without starting any."""
+    """The images that each of two processes sees, without starting any."""
     parts = []
     for process in range(2):
         loader = make_loader(train_set(images), TOKENIZER, 2, shuffle=True, drop_last=drop_last)

@@ -21,7 +21,7 @@ QUICK = {"workers": 4, "retries": 3, "timeout_s": 0.5, "backoff_s": 0.01, "progr
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves pictures from a folder; `faults[name]` lists what goes wrong with its first requests."""
+    """Serves images from a folder; `faults[name]` lists what goes wrong with its first requests."""
 
     daemon_threads = True
 
@@ -86,7 +86,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path):
-    """A server with the pictures of the small set."""
+    """A server with the images of the small set."""
     folder = tmp_path / "served"
     folder.mkdir()
     for seed, name in enumerate(NAMES):
@@ -102,7 +102,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def root(tmp_path):
-    """A folder with the annotations of the small set and no pictures."""
+    """A folder with the annotations of the small set and no images."""
     write_refer(tmp_path / "data", "umd", *small_set())
     return tmp_path / "data"
 
@@ -112,7 +112,7 @@ def prepare(root, server, **options):
 
 
 def many_pictures(root: Path, server: Server, count: int) -> None:
-    """Annotations in the folder that ask for so many pictures, and the pictures on the server."""
+    """Annotations in the folder that ask for so many images, and the images on the server."""
     instances, _ = small_set()
     instances["images"] = [{"id": i, "width": 64, "height": 48} for i in range(count)]
     refs = [ref(i, i, i, "train", [sentence(i, "a car")]) for i in range(count)]
@@ -134,7 +134,7 @@ def test_fetches_what_the_annotations_need(root, server):
     assert manifest[NAMES[0]]["bytes"] == (server.folder / NAMES[0]).stat().st_size
     assert (manifest[NAMES[0]]["width"], manifest[NAMES[0]]["height"]) == (64, 48)
     assert not (root / "failed.json").exists()
-    assert "3 of 3 pictures, 3 of them new" in str(summary)
+    assert "3 of 3 images, 3 of them new" in str(summary)
     assert load_examples(root, "train")[0].image_id == 7
 
 
@@ -210,12 +210,12 @@ def test_another_picture_under_the_name_is_refused(root, server):
 
 def test_nothing_could_be_had(root, server):
     server.faults.update({name: ["404"] for name in NAMES})
-    with pytest.raises(DownloadError, match=r"(?s)none of 3 pictures .*HTTP 404.*Ways out: .*base URL"):
+    with pytest.raises(DownloadError, match=r"(?s)none of 3 images .*HTTP 404.*Ways out: .*base URL"):
         prepare(root, server)
     assert len(json.loads((root / "failed.json").read_bytes())) == 3
     with pytest.raises(DownloadError, match="none of 3"):
         prepare_refcocog(root, base_url="http://127.0.0.1:1", **QUICK)
-    with pytest.raises(DownloadError, match="none of 3 pictures could be had from no address"):
+    with pytest.raises(DownloadError, match="none of 3 images could be had from no address"):
         prepare_refcocog(root, base_url="no address", **QUICK)
 
 
@@ -318,7 +318,7 @@ def test_killed_and_run_again_gives_the_same_folder(tmp_path, server):
         process.kill()
         process.wait()
         assert at_least <= len(list(images.glob("COCO*"))) < count
-    (images / f".{picture_name(59)}.part").write_bytes(b"half a picture")  # what a kill in mid-write leaves
+    (images / f".{picture_name(59)}.part").write_bytes(b"half an image")  # what a kill in mid-write leaves
     server.delay_s = 0.0
     summary = prepare(tmp_path / "killed", server)
     assert summary.already >= 25

@@ -147,8 +147,8 @@ def test_splits_and_leakage(root):
     shared = leakage(root)
     assert shared["google"] == {("train", "val"): 1, ("train", "test"): 0, ("val", "test"): 0}
     assert shared.leaking == ["google"]
-    assert "google: train and val share 1 picture\n" in str(shared)
-    assert "umd: train and val share no pictures" in str(shared)
+    assert "google: train and val share 1 image\n" in str(shared)
+    assert "umd: train and val share no images" in str(shared)
 
 
 def test_distractors_are_open_where_only_referred_objects_are_listed(tmp_path):
@@ -228,9 +228,9 @@ def _another_image(instances, refs):
         (_without_annotation, "reference without an annotation", "ref 0: expected annotation 70", 1),
         (_without_record, "image without a record", "image 7", 0),
         (_empty_sentence, "empty sentence", "ref 0, sentence 0", 2),
-        (_outside, "box outside the picture", "annotation 70", 1),
+        (_outside, "box outside the image", "annotation 70", 1),
         (_no_area, "box without area", "annotation 70", 1),
-        (_sliver, "box outside the picture", "annotation 70", 1),
+        (_sliver, "box outside the image", "annotation 70", 1),
         (_not_a_box, "not a box", "annotation 70", 1),
         (_nan, "not a box", "annotation 70", 1),
         (_duplicate_ref, "duplicate ref_id", "ref_id 0", 3),
@@ -262,7 +262,7 @@ def test_missing_picture(root):
         load_refer(root, "train")
     report = Report()
     assert load_refer(root, "train", strict=False, report=report) == []
-    assert report.counts == {"picture not found": 1}
+    assert report.counts == {"image not found": 1}
     assert len(load_refer(root, "train", require_images=False)) == 1
 
 
@@ -277,7 +277,7 @@ def test_bad_box_of_an_object_nobody_refers_to_is_left_out(tmp_path):
 
 def test_corners():
     assert corners([1, 2, 3, 4], (10, 10), "here") == (1.0, 2.0, 4.0, 6.0)
-    with pytest.raises(BadRecord, match=r"^here: .*inside the 10x10 picture"):
+    with pytest.raises(BadRecord, match=r"^here: .*inside the 10x10 image"):
         corners([1, 2, 30, 4], (10, 10), "here")
 
 

@@ -1,4 +1,4 @@
-"""Pictures that stay on the device: the files' batches to the bit, and boxes that follow the picture."""
+"""Images that stay on the device: the files' batches to the bit, and boxes that follow the image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def examples(tiny_scenes) -> list[GroundingExample]:
-    """Squares of RefScenes with absent phrases, one wide and one high picture."""
+    """Squares of RefScenes with absent phrases, one wide and one high image."""
     scenes = load_examples(str(tiny_scenes), "train", None, False)[:6]
     wide = wide_example()
     high = GroundingExample(
@@ -91,7 +91,7 @@ def test_a_last_short_batch_can_be_left_out(resident):
 
 def test_a_picture_of_another_size_than_its_record_says_is_an_error():
     example = dataclasses.replace(wide_example(), size_wh=(121, 51))
-    with pytest.raises(DataError, match=r"image 7.*expected a picture of \(121, 51\).*got \(120, 50\)"):
+    with pytest.raises(DataError, match=r"image 7.*expected an image of \(121, 51\).*got \(120, 50\)"):
         ResidentPictures([example], SIZE, TOKENIZER, "cpu")
 
 

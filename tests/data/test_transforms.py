@@ -30,7 +30,7 @@ def seeded(seed=0):
 
 
 def smooth_picture(size_wh, seed=0):
-    """A picture of soft blobs, like a photograph in that neighbouring pixels resemble each other."""
+    """An image of soft blobs, like a photograph in that neighbouring pixels resemble each other."""
     values = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return Image.fromarray(values).resize(size_wh, Image.Resampling.BICUBIC)
 
@@ -42,7 +42,7 @@ def picture_with_rectangle(size_wh, box_xyxy, colour=(250, 20, 20)):
 
 
 def random_case(seed):
-    """A picture of any proportions, and one to three boxes of which the first is painted red."""
+    """An image of any proportions, and one to three boxes of which the first is painted red."""
     rng = np.random.default_rng(seed)
     width, height = (int(v) for v in np.exp(rng.uniform(np.log(40), np.log(500), 2)))
     corners = []

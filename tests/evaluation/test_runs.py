@@ -62,7 +62,7 @@ def pictures() -> list[GroundingExample]:
         boxes = [(0.1, 0.2, 0.6, 0.9), (0.5, 0.0, 1.0, 0.5), (0.0, 0.0, 1.0, 1.0)][: 1 + image_id % 3]
         expressions = tuple(
             Expression(
-                f"picture {image_id} object {i}",
+                f"image {image_id} object {i}",
                 (x1 * width, y1 * height, x2 * width, y2 * height),
                 sent_id=image_id * 10 + i,
                 ref_id=image_id * 100 + i,
@@ -95,7 +95,7 @@ def test_exact_targets_score_one_in_any_picture(batch_images):
     assert (rows["iou"] > 0.999).all()
     assert (rows["score"] == 0.75).all()
     assert loss == pytest.approx(0, abs=1e-6)
-    assert model.encoded == len(examples)  # each picture once
+    assert model.encoded == len(examples)  # each image once
 
 
 def test_the_loss_is_a_mean_over_expressions():

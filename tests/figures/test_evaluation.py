@@ -79,7 +79,7 @@ def test_presence_of_both_kinds():
     there, absent = values(200)[0] ** 0.5, values(50, 1)[0] ** 2
     figure = evaluation.presence_histogram(there, absent, title="dense-grounder: presence")
     (ax,) = figure.axes
-    assert set(legend_texts(figure)) == {"in the picture (n = 200)", "absent (n = 50)", "threshold"}
+    assert set(legend_texts(figure)) == {"in the image (n = 200)", "absent (n = 50)", "threshold"}
     assert f"AUROC {confidence.auroc(there, absent):.3f}" in ax.get_title("left")
     assert f"{(there >= 0.5).mean():.1%} of those there" in ax.get_title("left")
     assert sum(bar.get_height() for bar in ax.patches) == pytest.approx(200)  # twice 100%

@@ -64,14 +64,14 @@ def test_boxes_keep_the_pixels_of_a_large_picture():
     drawn(ax.figure)
     truth, prediction = ax.patches
     assert truth.get_bbox().extents.tolist() == [100, 200, 900, 800]
-    assert prediction.get_bbox().extents.tolist() == [150, 100, 2000, 700]  # cut at the picture's edge
+    assert prediction.get_bbox().extents.tolist() == [150, 100, 2000, 700]  # cut at the image's edge
     assert edge_colors(ax) == [style.TRUTH_COLOR, style.PREDICTION_COLOR]
     assert all(patch.get_path_effects() for patch in ax.patches)
     assert ax.get_title() == "a dog\nIoU 0.46   score 0.90"
     assert ax.get_xlim() == (0, 2000)
     assert ax.get_ylim() == (1000, 0)  # y points down
     assert max(ax.images[0].get_array().shape) <= 640
-    assert picture.size == (2000, 1000)  # the caller's picture stays as it is
+    assert picture.size == (2000, 1000)  # the caller's image stays as it is
     plt.close(ax.figure)
 
 
@@ -240,7 +240,7 @@ def test_comparison_takes_summaries_and_published_numbers():
     alone = metrics.summarise(make_rows(3))  # its interval is [None, None]
     results = {
         "clip-hrnet": summary,
-        "one picture": alone,
+        "one image": alone,
         "a published system of long name": {"acc@0.5": 0.68},
     }
     figure = drawn(charts.compare_bars(results, title="RefScenes test"))

@@ -22,7 +22,7 @@ SIZE = 64
 
 
 def examples(boxes: torch.Tensor, sizes_wh: list[tuple[int, int]]) -> list[GroundingExample]:
-    """A picture for each box (shares of its sides), with one expression."""
+    """An image for each box (shares of its sides), with one expression."""
     made = []
     for i, (box, size_wh) in enumerate(zip(boxes, sizes_wh, strict=True)):
         box_xyxy = tuple((box * torch.tensor(size_wh * 2)).tolist())

@@ -277,7 +277,7 @@ def rn50() -> nn.Module:
 
 @torch.no_grad()
 def assert_same_clip(loaded: nn.Module, expected: nn.Module, rtol: float = 1e-4) -> None:
-    """Equal features for pictures and phrases."""
+    """Equal features for images and phrases."""
     images, tokens = pictures(1, expected.visual.image_size).float() / 255, tokenize(PHRASES)
     for feature in (lambda clip: clip.encode_image(images), lambda clip: clip.encode_text(tokens)):
         torch.testing.assert_close(feature(loaded.eval()), feature(expected.eval()), rtol=rtol, atol=1e-4)

@@ -17,7 +17,7 @@ from vg_utils.presets import random_init
 
 SIZE = 64
 PHRASES = ["the red cube", "the cone on the left", "a dog", "the sphere behind the small blue cylinder"]
-INDEX = torch.tensor([0, 1, 1, 0])  # two pictures, two phrases each
+INDEX = torch.tensor([0, 1, 1, 0])  # two images, two phrases each
 
 
 def small(**head) -> nn.Module:

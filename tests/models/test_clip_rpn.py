@@ -30,7 +30,7 @@ from vg_utils.training.optim import make_optimizer, make_scheduler
 
 NAMES = ("clip-rpn-concat", "clip-rpn-attention")
 VARIANTS = (("clip-rpn-concat", "pooled"), ("clip-rpn-attention", "pooled"), ("clip-rpn-attention", "tokens"))
-PLACES = {  # colour -> corners in a picture of 128 x 128
+PLACES = {  # colour -> corners in an image of 128 x 128
     "red": (10, 12, 50, 60),
     "green": (70, 8, 120, 40),
     "blue": (8, 76, 44, 124),
@@ -64,7 +64,7 @@ def wake(model, images: torch.Tensor) -> None:
 
 @pytest.fixture(scope="module")
 def examples() -> list[GroundingExample]:
-    """Four pictures with two coloured blocks each, other pairs of places each time, and a phrase a block."""
+    """Four images with two coloured blocks each, other pairs of places each time, and a phrase a block."""
     made = []
     for i, (first, second) in enumerate(
         (("red", "green"), ("red", "blue"), ("blue", "green"), ("white", "red"))
@@ -203,7 +203,7 @@ def test_a_phrase_without_proposals_gets_its_best_anchor():
 
 
 def inputs_for(model, lengths=(3, 5, 4)):
-    """Two pictures and three phrases, the second and third of one picture."""
+    """Two images and three phrases, the second and third of one image."""
     torch.manual_seed(3)
     side = model.image_size // 32
     maps = torch.randn(2, model.clip.map_channels, side, side)
@@ -359,7 +359,7 @@ def test_all_that_is_left_trainable_learns(examples):
 
 
 def test_recall_of_proposals_in_original_pixels(examples):
-    """On a letterboxed picture whose second proposal is the right one."""
+    """On a letterboxed image whose second proposal is the right one."""
     wide = Image.new("RGB", (200, 100))
     truth = (20.0, 10.0, 120.0, 60.0)
     expression = Expression("it", truth, sent_id=1, ref_id=1, category="block")

@@ -37,7 +37,7 @@ def examples(tiny_scenes):
 
 @pytest.fixture(scope="module")
 def batch(examples):
-    """Four pictures with all their expressions and absent phrases."""
+    """Four images with all their expressions and absent phrases."""
     return batch_of(examples)
 
 
@@ -103,7 +103,7 @@ def test_without_words_only_the_pooled_vector_is_read(batch):
 
 @torch.no_grad()
 def test_a_model_that_is_told_the_places_answers_a_mirrored_map_with_other_boxes(batch):
-    """Without places, a grey picture is the same everywhere but for the zeros beyond its edges."""
+    """Without places, a grey image is the same everywhere but for the zeros beyond its edges."""
     tokens, index = tokenize(["the cube"], trim=True), torch.tensor([0])
     for told in (True, False):
         model = build_small(NAME, model__dense_grounder__coordinates=told).eval()

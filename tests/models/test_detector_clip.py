@@ -41,7 +41,7 @@ def grounder(clip, source=None, **changes) -> DetectorClip:
 
 
 def example(i, size_wh=(60, 48), boxes=3):
-    """A picture of noise with random boxes, one expression for each."""
+    """An image of noise with random boxes, one expression for each."""
     generator = torch.Generator().manual_seed(i)
     corner = torch.rand(boxes, 2, generator=generator) * 0.5
     extent = 0.1 + torch.rand(boxes, 2, generator=generator) * 0.4
@@ -186,7 +186,7 @@ def test_strange_pictures(clip, mode, picture):
         assert 1 / 3 <= prediction.score <= 1
 
 
-# Six tiles of one content in a picture of 90 x 60: to CLIP all crops are the same.
+# Six tiles of one content in an image of 90 x 60: to CLIP all crops are the same.
 TILES = torch.tensor(
     [[0, 0, 20, 20], [35, 0, 55, 20], [70, 0, 90, 20], [0, 40, 20, 60], [36, 22, 54, 38], [65, 35, 90, 60]]
 ).float()
@@ -228,7 +228,7 @@ def test_blur_keeps_the_proposal_and_only_it():
     boxes = torch.tensor([[10.0, 5, 50, 35], [0, 0, 80, 40], [79, 39, 80, 40]])
     views = blur_around(picture, boxes, 80, blur=0.1)
     sharp = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
-    top = 20  # where an 80 x 40 picture starts in the square of 80
+    top = 20  # where an 80 x 40 image starts in the square of 80
     assert torch.equal(views[0][:, top + 5 : top + 35, 10:50], sharp[:, 5:35, 10:50])
     assert torch.equal(views[1][:, top : top + 40], sharp)
     assert torch.equal(views[2][:, top + 39, 79], sharp[:, 39, 79])

@@ -143,7 +143,7 @@ def test_selection_by_hand():
     kept = select_proposals(boxes, scores, (40, 20), settings(max_proposals=1, nms_iou=1.0))
     assert kept.tolist() == [[0, 0, 10, 9]]
     kept = select_proposals(boxes[4:], scores[4:], (40, 20), settings())
-    assert kept.tolist() == [[25, 0, 40, 10]]  # clipped to the picture
+    assert kept.tolist() == [[25, 0, 40, 10]]  # clipped to the image
 
 
 def test_fitted_pictures():

@@ -26,7 +26,7 @@ every_model = pytest.mark.parametrize("name", NAMES)
 
 @pytest.fixture(scope="module")
 def batch(tiny_scenes):
-    """Four pictures with all their expressions and absent phrases."""
+    """Four images with all their expressions and absent phrases."""
     config = small_config("dense-grounder", data__root=str(tiny_scenes))
     found = batch_of(load_split(config, "train")[:4])
     assert 0 < (found.target_boxes_cxcywh[:, 2] == 0).sum() < len(found.texts)
@@ -34,7 +34,7 @@ def batch(tiny_scenes):
 
 
 def first_rows(batch) -> torch.Tensor:
-    """The first three phrases of each picture."""
+    """The first three phrases of each image."""
     return torch.cat([(batch.image_index == i).nonzero().flatten()[:3] for i in range(len(batch.images))])
 
 
@@ -64,7 +64,7 @@ def test_outputs_have_their_shapes_and_ranges(name, batch):
 @every_model
 @torch.no_grad()
 def test_a_picture_is_encoded_once_for_all_its_phrases(name, batch):
-    """And what is answered to one phrase does not depend on what else is asked, of this picture or others."""
+    """And what is answered to one phrase does not depend on what else is asked, of this image or others."""
     model = build_small(name).eval()
     rows = first_rows(batch)
     tokens, index = batch.tokens[rows], batch.image_index[rows]
@@ -76,7 +76,7 @@ def test_a_picture_is_encoded_once_for_all_its_phrases(name, batch):
     for row, picture in list(enumerate(index.tolist()))[::4]:
         one = model.predict(batch.images[picture, None], tokens[row, None], torch.tensor([0]))
         assert_close(one, {key: value[row, None] for key, value in together.items()})
-    pair = index == 1  # phrases of one picture, as a demo asks
+    pair = index == 1  # phrases of one image, as a demo asks
     two = model.predict(batch.images[1, None], tokens[pair], torch.zeros(int(pair.sum()), dtype=torch.long))
     assert_close(two, {key: value[pair] for key, value in together.items()})
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))
@@ -204,7 +204,7 @@ def test_the_levels_of_a_vit_are_the_ends_of_the_quarters_of_its_blocks(batch, m
 
 @torch.no_grad()
 def test_the_merged_map_is_where_the_picture_is(batch):
-    """A change in one corner of the picture moves the cells of that corner most."""
+    """A change in one corner of the image moves the cells of that corner most."""
     model = build_small("dense-grounder", model__pyramid__blocks=0, model__pyramid__levels=(1,)).eval()
     other = batch.images[:1].clone()
     other[:, :, :16, 48:] = 255 - other[:, :, :16, 48:]

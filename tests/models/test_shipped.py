@@ -88,7 +88,7 @@ def test_every_weight_has_to_be_there_and_to_fit(weights_dir):
 
 
 def test_the_shipped_files_differ_by_size():
-    """What the sizes of the preset and of the large pictures get is not the same."""
+    """What the sizes of the preset and of the large images get is not the same."""
     for name in ("scenes-hrnet", "scenes-rn"):
         sizes = {
             int(key.rpartition("@")[2])

@@ -58,9 +58,7 @@ def test_the_head_of_a_phrase_of_function_words_is_the_phrase():
     assert head_noun_phrase("in on at") == "in on at"
 
 
-BOXES = torch.tensor(
-    [[0, 60, 20, 80], [30, 30, 70, 70], [80, 0, 90, 10]]
-).float()  # in a picture of 100 x 100
+BOXES = torch.tensor([[0, 60, 20, 80], [30, 30, 70, 70], [80, 0, 90, 10]]).float()  # in an image of 100 x 100
 
 
 @pytest.mark.parametrize(

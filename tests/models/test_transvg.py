@@ -17,7 +17,7 @@ NAME = "transvg"
 
 @pytest.fixture(scope="module")
 def batch(tiny_scenes):
-    """Four pictures with all their expressions; this model is never asked about what is not there."""
+    """Four images with all their expressions; this model is never asked about what is not there."""
     found = batch_of(load_split(small_config(NAME, data__root=str(tiny_scenes)), "train")[:4], absent=0)
     assert (found.target_boxes_cxcywh[:, 2] > 0).all()
     return found

@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Twelve pictures of 40 x 30 pixels with two boxes each, one of them too small; eight have captions."""
+    """Twelve images of 40 x 30 pixels with two boxes each, one of them too small; eight have captions."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "images").mkdir()
     names = [f"picture{number:03d}.jpg" for number in range(200)]

@@ -86,7 +86,7 @@ def test_hrnet_learns_to_name_and_box_solids(corpus):
 
 
 def test_dense_losses_are_least_at_the_truth(corpus):
-    """Cells of a finer grid than the pictures': each belongs to the nearest solid that holds it."""
+    """Cells of a finer grid than the images': each belongs to the nearest solid that holds it."""
     grid, rows = 16, rows_by_scene(corpus)
     assert (rows >= 0).sum() == len(corpus.scene)
     head = pretraining.DenseHead(1)

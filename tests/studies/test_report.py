@@ -104,7 +104,7 @@ def test_pictures_that_are_no_squares_are_refused(tiny_scenes, monkeypatch):
 
 
 def job(name: str, group: str, seed: int = 0, shift: float = 0.0, **changes) -> dict:
-    """What `experiments.run.do` returns, of 8 pictures with 3 expressions; `shift` moves every IoU."""
+    """What `experiments.run.do` returns, of 8 images with 3 expressions; `shift` moves every IoU."""
     chance = np.random.default_rng(seed)
     base = np.linspace(0.3, 0.7, 24) + chance.normal(0, 0.02, 24)
     found = {"name": name, "group": group, "label": name, "model": "dense-grounder", "seed": seed}
@@ -164,7 +164,7 @@ def test_a_difference_is_paired(tmp_path):
     line = line_of(study, "other")
     assert line["reference"] == "flagship"
     ends = line[["miou_difference", "miou_difference_low", "miou_difference_high"]].to_list()
-    assert ends == pytest.approx([-0.1] * 3)  # pictures differ a lot, the difference does not
+    assert ends == pytest.approx([-0.1] * 3)  # images differ a lot, the difference does not
 
 
 def test_changes_are_compared_with_the_unchanged_run_of_their_group(tmp_path):
@@ -247,7 +247,7 @@ def test_the_page_says_when_the_flagship_passes_the_best_other_system(tmp_path):
 def test_errors_are_counted_against_the_flagship_on_the_same_phrases(tmp_path):
     few = job("few", "systems", shift=-0.3, model="clip-hrnet")
     rows = few["rows"]["test"]
-    few["rows"]["test"] = rows[rows["image_id"] >= 4]  # the later pictures, which are the easier ones
+    few["rows"]["test"] = rows[rows["image_id"] >= 4]  # the later images, which are the easier ones
     few["results"]["test"] |= {"acc@0.5": float((few["rows"]["test"]["iou"] >= 0.5).mean())}
     flagship = job("flagship", "systems", 0)
     study = results.load(gathered(tmp_path, flagship, few))

@@ -1,4 +1,4 @@
-"""The moving average of the weights, and runs that keep one or hold their pictures in memory, resumed."""
+"""The moving average of the weights, and runs that keep one or hold their images in memory, resumed."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_overfits_four_pictures(tiny_config):
         return paired_iou(to_xyxy(boxes), to_xyxy(batch.target_boxes_cxcywh)).mean().item()
 
     assert miou() > 0.95
-    # BatchNorm keeps the unbiased variance: for the vectors of four pictures 4/3 of what it divided by
+    # BatchNorm keeps the unbiased variance: for the vectors of four images 4/3 of what it divided by
     model.eval()
     assert miou() > 0.6
 
@@ -323,7 +323,7 @@ def test_two_processes_score_each_validation_picture_once(jobs):
 
 
 def own_data(folder: Path, scenes: Path, **counts: int) -> Path:
-    """JSON lines with the first so many pictures of RefScenes' splits."""
+    """JSON lines with the first so many images of RefScenes' splits."""
     for split, count in counts.items():
         write_jsonl(folder / f"{split}.jsonl", load_examples(scenes, split)[:count])
     return folder
@@ -486,7 +486,7 @@ def test_a_split_without_usable_pictures_is_an_error_that_names_it(tiny_config, 
     for example in load_examples(tmp_path / "scenes", split):
         example.image.unlink()
     config = set_fields(tiny_config, data__root=str(tmp_path / "scenes"))
-    with pytest.raises(DataError, match=rf"no usable expression in split '{split}'.*picture not found"):
+    with pytest.raises(DataError, match=rf"no usable expression in split '{split}'.*image not found"):
         fit(config, tmp_path / "run", progress=False)
     given = {"train": load_split(tiny_config, "train"), "val": load_split(tiny_config, "val")} | {split: []}
     with pytest.raises(DataError, match=rf"expected images in split '{split}', found none"):

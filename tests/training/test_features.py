@@ -28,7 +28,7 @@ from vg_utils.training.loaders import load_split
 
 @pytest.fixture(scope="module")
 def images(tiny_scenes, tmp_path_factory) -> Path:
-    """Pictures of the module's own, to be changed."""
+    """Images of the module's own, to be changed."""
     root = tmp_path_factory.mktemp("scenes_copy") / "scenes"
     shutil.copytree(tiny_scenes, root)
     return root
@@ -36,7 +36,7 @@ def images(tiny_scenes, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def setting(tiny_config, images):
-    """A config, eight pictures, and a model with shipped backbones."""
+    """A config, eight images, and a model with shipped backbones."""
     config = set_fields(tiny_config, data__root=str(images), data__limit_images=8)
     return config, load_split(config, "train"), build_model("clip-hrnet", config.model)
 
@@ -46,7 +46,7 @@ def plain(examples) -> GroundingDataset:
 
 
 def count_calls(monkeypatch, model) -> Counter:
-    """Pictures encoded from now on, not counting the single one that asks what is trained."""
+    """Images encoded from now on, not counting the single one that asks what is trained."""
     calls, encode = Counter(), model.encode_images
 
     def counted(pictures):
@@ -195,7 +195,7 @@ def test_a_stale_cache_is_not_used(setting, monkeypatch):
     assert is_new(dataset)
     model.hrnet.net.bn1.running_mean[0] += 0.1
     assert is_new(dataset)
-    shutil.copyfile(examples[1].image, examples[0].image)  # the same name, another picture
+    shutil.copyfile(examples[1].image, examples[0].image)  # the same name, another image
     calls = count_calls(monkeypatch, model)
     assert is_new(dataset)
     assert calls["pictures"] == 8

@@ -245,7 +245,7 @@ def test_summary_over_seeds():
     better = [table.assign(iou=table["iou"] + 0.05) for table in tables]
     gain = compare(better, tables)
     assert gain["miou"] == pytest.approx(0.05)
-    assert gain["miou_ci95"] == pytest.approx([0.05, 0.05])  # paired: the same gain on every picture
+    assert gain["miou_ci95"] == pytest.approx([0.05, 0.05])  # paired: the same gain on every image
 
 
 def test_figures(quick, tmp_path):

@@ -33,12 +33,12 @@ def load_examples(
     Args:
         data: a `.jsonl` file or a folder with `SPLIT.jsonl` (own data); a folder with `instances.json` in
             itself or in `annotations/` (RefCOCO, RefCOCO+, RefCOCOg, RefScenes); or a folder with the hub's
-            parquet files and the pictures in `images/`.
+            parquet files and the images in `images/`.
         split: `train`, `val`, `test` or another that the data set has.
         partition: `umd`, `google`, `unc`, for the second layout only; see `refer.load_refer`.
         strict: raise on the first bad record; else leave bad records out and count them in `report`.
         report: filled with what was left out.
-        require_images: a missing picture is a bad record (own data always need theirs, for the size).
+        require_images: a missing image is a bad record (own data always need theirs, for the size).
 
     Raises:
         DataError: nothing readable there (the message says what was looked for), or as the readers say.

@@ -1,4 +1,4 @@
-"""From examples to batches: B pictures with all their N expressions, the same whoever computes them.
+"""From examples to batches: B images with all their N expressions, the same whoever computes them.
 
 Item i of epoch e is a pure function of (seed, e, i), and the order of an epoch one of (seed, e). Neither
 depends on the number of workers or processes, and a resumed run continues with exactly the batches that the
@@ -44,20 +44,20 @@ class Item(NamedTuple):
 
 @dataclass
 class Batch:
-    """B pictures and their N phrases: expressions and, if asked for, phrases that fit nothing.
+    """B images and their N phrases: expressions and, if asked for, phrases that fit nothing.
 
-    A target box of four zeros means "fits nothing in the picture", here and everywhere in this project. The
-    rows of a picture are its expressions, then its absent phrases.
+    A target box of four zeros means "fits nothing in the image", here and everywhere in this project. The
+    rows of an image are its expressions, then its absent phrases.
 
     Attributes:
         images: uint8 (B, 3, S, S), RGB; the model normalises them.
         tokens: int64 (N, L), of the model's tokenizer, padding 0, cut to the longest phrase of the batch.
         image_index: int64 (N,), phrase i is asked of image `image_index[i]`. Never decreasing.
         target_boxes_cxcywh: float32 (N, 4) in [0, 1] of the square input; zeros where the phrase is absent.
-        target_boxes_xyxy: float32 (N, 4) in pixels of the original picture (of the mirrored one if flipped);
+        target_boxes_xyxy: float32 (N, 4) in pixels of the original image (of the mirrored one if flipped);
             zeros where the phrase is absent.
         letterboxes: float32 (B, 4), see `boxes.letterbox`.
-        sizes_wh: int64 (B, 2), width and height of the original pictures.
+        sizes_wh: int64 (B, 2), width and height of the original images.
         image_ids, sent_ids, texts: B, N and N of them.
     """
 
@@ -104,15 +104,15 @@ class GroundingDataset(Dataset):
 
     Args:
         examples: the records.
-        transform: makes a `View` of a picture, its boxes and its texts.
+        transform: makes a `View` of an image, its boxes and its texts.
         seed: of all randomness, with the epoch and the number.
-        max_expressions: of a picture with more, so many are drawn anew in each epoch; None keeps all, as
+        max_expressions: of an image with more, so many are drawn anew in each epoch; None keeps all, as
             evaluation needs.
-        absent: how many of a picture's phrases that fit nothing go into its item: 0 none, k at most k, drawn
-            anew in each epoch, None all, as evaluation needs. Pictures, boxes and expressions are the same
-            whatever it is, but for pictures that are not mirrored because an absent phrase cannot be.
+        absent: how many of an image's phrases that fit nothing go into its item: 0 none, k at most k, drawn
+            anew in each epoch, None all, as evaluation needs. Images, boxes and expressions are the same
+            whatever it is, but for images that are not mirrored because an absent phrase cannot be.
 
-    Where the transform has a share `recolor`, so many of the pictures with an expression that names no colour
+    Where the transform has a share `recolor`, so many of the images with an expression that names no colour
     are shown in other colours; their phrases that do name one are then left out.
     """
 
@@ -146,7 +146,7 @@ class GroundingDataset(Dataset):
         """The item, a pure function of (seed, epoch, number).
 
         Raises:
-            DataError: the picture does not decode, or is not of the size that its record states.
+            DataError: the image does not decode, or is not of the size that its record states.
         """
         epoch, number = index if isinstance(index, tuple) else (self.epoch, index)
         example = self.examples[number]
@@ -166,7 +166,7 @@ class GroundingDataset(Dataset):
         view = self.transform(example.image, boxes_xyxy, texts, generator, **other)
         if view.size_wh != tuple(example.size_wh):  # else every box of it would be silently wrong
             raise DataError(
-                f"image {example.image_id} ({example.image}): expected a picture of {example.size_wh} "
+                f"image {example.image_id} ({example.image}): expected an image of {example.size_wh} "
                 f"pixels (width, height) as its record states, got {view.size_wh}"
             )
         with_zeros = torch.cat([view.boxes_xyxy, torch.zeros(len(absent), 4)])
@@ -175,7 +175,7 @@ class GroundingDataset(Dataset):
         )
 
     def _other_colors(self, example: GroundingExample, epoch: int, number: int) -> Tensor | None:
-        """A matrix for the colours of the picture, if it is to be shown in others."""
+        """A matrix for the colours of the image, if it is to be shown in others."""
         share = getattr(self.transform, "recolor", 0.0)
         if not share:
             return None
@@ -265,17 +265,17 @@ def make_loader(
     drop_last: bool = False,
     per_epoch: int = 0,
 ) -> GroundingLoader:
-    """Batches of `batch_images` pictures and all their expressions, in an order that (seed, epoch) decides.
+    """Batches of `batch_images` images and all their expressions, in an order that (seed, epoch) decides.
 
     Under Accelerate with several processes, batches are dealt out in turn, and by default the last ones
-    repeat pictures of the first to make the count even. Train with `drop_last=True`; for evaluation prepare
+    repeat images of the first to make the count even. Train with `drop_last=True`; for evaluation prepare
     with `even_batches=False`, or drop what `sent_ids` shows twice. `gather_for_metrics` cannot tell, because
-    it counts pictures, while there is a prediction for each expression.
+    it counts images, while there is a prediction for each expression.
 
     Args:
         tokenizer: that of the model, see `GroundingModel.tokenizer`.
         workers: processes that decode and transform, with one torch thread each; 0 does it in this one.
-        per_epoch: pictures of an epoch; 0: all of them.
+        per_epoch: images of an epoch; 0: all of them.
     """
     if workers:
         tokenizer([""])  # loads the vocabulary once, before the workers are forked, instead of once in each
@@ -302,7 +302,7 @@ def whole_batch_loader(
 ) -> GroundingLoader:
     """Batches in the order of `make_loader`, of a data set whose `__getitems__` gives a batch at once.
 
-    Its pictures are at hand, as features or decoded, so that no process has to prepare them.
+    Its images are at hand, as features or decoded, so that no process has to prepare them.
     """
     sampler = EpochSampler(dataset, shuffle, seed, per_epoch)
     return GroundingLoader(

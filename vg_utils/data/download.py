@@ -1,8 +1,8 @@
-"""Download RefCOCOg, RefCOCO or RefCOCO+: the annotations, then only the pictures they need.
+"""Download RefCOCOg, RefCOCO or RefCOCO+: the annotations, then only the images they need.
 
-It can be stopped at any moment and run again: pictures that are there and whole are not fetched twice. Beside
-`annotations/` and `images/` it keeps `manifest.json` (length, size and checksum of every picture) and, if
-pictures could not be had, `failed.json` (why).
+It can be stopped at any moment and run again: images that are there and whole are not fetched twice. Beside
+`annotations/` and `images/` it keeps `manifest.json` (length, size and checksum of every image) and, if
+images could not be had, `failed.json` (why).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ SOURCES = {  # dataset: its name on the hub, and the partition its rows belong t
     "refcoco+": ("jxu124/refcocoplus", "unc"),
 }
 MANIFEST = "manifest.json"
-_SAVE_EVERY = 500  # pictures between two writings of the manifest
+_SAVE_EVERY = 500  # images between two writings of the manifest
 
 
 class DownloadError(RuntimeError):
-    """Not one picture could be had."""
+    """Not one image could be had."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class DownloadSummary:
 
     Attributes:
         root: the folder.
-        wanted: pictures that the annotations (or the limit) ask for.
-        already: pictures that were there before.
-        fetched: pictures that came now, `fetched_bytes` in all.
+        wanted: images that the annotations (or the limit) ask for.
+        already: images that were there before.
+        fetched: images that came now, `fetched_bytes` in all.
         failed: name and reason of those that could not be had.
         seconds: time it took.
     """
@@ -65,7 +65,7 @@ class DownloadSummary:
 
     def __str__(self) -> str:
         text = (
-            f"{self.root}: {self.already + self.fetched} of {self.wanted} pictures, {self.fetched} of them "
+            f"{self.root}: {self.already + self.fetched} of {self.wanted} images, {self.fetched} of them "
             f"new ({self.fetched_bytes / 1e6:.1f} MB in {self.seconds:.0f} s)"
         )
         if self.failed:
@@ -91,18 +91,18 @@ def prepare_refcocog(
 
     Args:
         root: gets `annotations/`, `images/`, `manifest.json`. Annotations that lie there already are used as
-            they are, and so are whole pictures in `images/`, `train2014/` or the folder itself.
+            they are, and so are whole images in `images/`, `train2014/` or the folder itself.
         dataset: `refcocog`, `refcoco` or `refcoco+`.
-        base_url: where the pictures of COCO train2014 are, without the last slash.
+        base_url: where the images of COCO train2014 are, without the last slash.
         source: another name on the hub, or a folder of parquet files, for the annotations.
-        workers: pictures fetched at the same time.
+        workers: images fetched at the same time.
         retries, timeout_s, backoff_s: see `fetch.Fetcher`; the latter two in seconds.
         progress: show a bar.
-        limit: only the first so many pictures by image id, for a try.
+        limit: only the first so many images by image id, for a try.
 
     Raises:
         DataError: an unknown data set, or annotations that cannot be had or read.
-        DownloadError: no picture could be had. If only some fail, they are in the summary and `failed.json`.
+        DownloadError: no image could be had. If only some fail, they are in the summary and `failed.json`.
     """
     start = time.monotonic()
     root = Path(root)
@@ -139,7 +139,7 @@ def prepare_refcocog(
 def is_download(root: str | Path) -> bool:
     """Whether a folder is one that `prepare_refcocog` began, and not somebody's own.
 
-    Annotations written from the hub say so themselves: earlier versions had no manifest before the pictures.
+    Annotations written from the hub say so themselves: earlier versions had no manifest before the images.
     """
     instances = Path(root) / "annotations" / "instances.json"
     head = instances.read_bytes()[:300] if instances.is_file() else b""
@@ -170,7 +170,7 @@ def _annotations(root: Path, dataset: str, source: str | Path | None) -> Path:
 
 
 def _pictures(folder: Path) -> list[Picture]:
-    """The pictures that any partition refers to, by image id."""
+    """The images that any partition refers to, by image id."""
     sizes = {r["id"]: (r["width"], r["height"]) for r in read_instances(folder / "instances.json")["images"]}
     wanted = {ref["image_id"] for name in partitions(folder) for ref in read_refs(folder / f"refs({name}).p")}
     unknown = sorted(wanted - sizes.keys())
@@ -182,7 +182,7 @@ def _pictures(folder: Path) -> list[Picture]:
 def _already_here(
     root: Path, pictures: list[Picture], manifest: dict[str, Entry], workers: int, progress: bool
 ) -> dict[str, Entry]:
-    """The entries of the pictures that are here and whole."""
+    """The entries of the images that are here and whole."""
     folders = [root / name for name in IMAGE_FOLDERS]
 
     def entry_of(picture: Picture) -> Entry | None:
@@ -191,7 +191,7 @@ def _already_here(
 
     with ThreadPoolExecutor(workers) as pool:
         entries = pool.map(entry_of, pictures)
-        bar = tqdm(entries, "checking", len(pictures), unit=" pictures", disable=not progress)
+        bar = tqdm(entries, "checking", len(pictures), unit=" images", disable=not progress)
         return {picture.name: entry for picture, entry in zip(pictures, bar, strict=True) if entry}
 
 
@@ -203,13 +203,11 @@ def _fetch_missing(
     workers: int,
     progress: bool,
 ) -> dict[str, str]:
-    """Fetch the pictures, add them to the manifest on disk as they come, and return the failures by name."""
+    """Fetch the images, add them to the manifest on disk as they come, and return the failures by name."""
     failed = {}
     done = fetch_all(fetcher, missing, root / IMAGE_FOLDERS[0], workers)
     try:
-        with tqdm(
-            done, "fetching", len(missing), unit=" pictures", disable=not progress or not missing
-        ) as bar:
+        with tqdm(done, "fetching", len(missing), unit=" images", disable=not progress or not missing) as bar:
             for number, (picture, entry, reason) in enumerate(bar, start=1):
                 if entry:
                     manifest[picture.name] = entry
@@ -223,7 +221,7 @@ def _fetch_missing(
 
 
 def _read_manifest(path: Path) -> dict[str, Entry]:
-    """The manifest of an earlier run; an unreadable one only means that every picture is decoded again."""
+    """The manifest of an earlier run; an unreadable one only means that every image is decoded again."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -247,8 +245,8 @@ def _save_failed(path: Path, failed: dict[str, str]) -> None:
 def _nothing_came(base_url: str, root: Path, failed: dict[str, str]) -> str:
     name, reason = next(iter(failed.items()))
     return (
-        f"none of {len(failed)} pictures could be had from {base_url}; the first, {name}: {reason}\n"
-        "Ways out: check the connection and run again; name another place of COCO's train2014 pictures as "
+        f"none of {len(failed)} images could be had from {base_url}; the first, {name}: {reason}\n"
+        "Ways out: check the connection and run again; name another place of COCO's train2014 images as "
         f"the base URL; unpack train2014.zip into {root / 'train2014'}; or use RefScenes, which needs no "
         "download (python -m vg_utils prepare scenes)"
     )

@@ -1,7 +1,7 @@
-"""The records every data set here is made of: a picture with all the expressions that refer into it.
+"""The records every data set here is made of: an image with all the expressions that refer into it.
 
 A data set is any sequence of `GroundingExample`. Records are plain and immutable, validated when they are
-built, and hold a path rather than pixels, so that the 25,799 pictures of RefCOCOg fit in memory as records.
+built, and hold a path rather than pixels, so that the 25,799 images of RefCOCOg fit in memory as records.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Expression:
         ref_id: id of the referred object; the sentences of one object share it.
         category: name of the object's category ("giraffe"; "unknown" where the data set does not say).
         family: kind of expression ("relation", "order", ...); only RefScenes knows it.
-        distractors: how many *other* annotated objects of the picture share the category; None if unknown.
+        distractors: how many *other* annotated objects of the image share the category; None if unknown.
     """
 
     text: str
@@ -46,7 +46,7 @@ class Expression:
 
 @dataclass(frozen=True, slots=True)
 class AbsentPhrase:
-    """One phrase that fits nothing in its picture.
+    """One phrase that fits nothing in its image.
 
     Attributes:
         text: the cleaned sentence, never empty.
@@ -61,19 +61,19 @@ class AbsentPhrase:
 
 @dataclass(frozen=True, slots=True)
 class GroundingExample:
-    """One picture, all its expressions, and phrases that fit nothing in it.
+    """One image, all its expressions, and phrases that fit nothing in it.
 
     Attributes:
-        image: path of the picture, or the picture itself.
-        image_id: id of the picture (COCO's, where it has one).
+        image: path of the image, or the image itself.
+        image_id: id of the image (COCO's, where it has one).
         expressions: at least one.
-        size_wh: width and height of the original picture in pixels.
-        object_boxes_xyxy: every annotated object of the picture, referred to or not (may be empty).
+        size_wh: width and height of the original image in pixels.
+        object_boxes_xyxy: every annotated object of the image, referred to or not (may be empty).
         object_categories: their category names, in the same order.
-        absent: what fits nothing in the picture (may be empty; only some data sets have such phrases).
+        absent: what fits nothing in the image (may be empty; only some data sets have such phrases).
 
     Raises:
-        DataError: an empty sentence, a box that is not four finite numbers, has no area or leaves the picture
+        DataError: an empty sentence, a box that is not four finite numbers, has no area or leaves the image
             by more than `BOX_TOLERANCE_PX` (less is clipped), or no expression at all.
     """
 
@@ -112,7 +112,7 @@ def check_expression(expression: Expression, size_wh: tuple[int, int], where: st
 
 
 def check_box(box_xyxy: Iterable[float], size_wh: tuple[int, int], where: str) -> None:
-    """Raise a DataError unless the box is four finite numbers, has area and is inside the picture."""
+    """Raise a DataError unless the box is four finite numbers, has area and is inside the image."""
     box = tuple(box_xyxy)
     if len(box) != 4 or not all(math.isfinite(v) for v in box):
         raise DataError(f"{where}: expected a box of four finite numbers (x1, y1, x2, y2), got {box}")
@@ -122,34 +122,34 @@ def check_box(box_xyxy: Iterable[float], size_wh: tuple[int, int], where: str) -
     width, height = size_wh
     tolerance = BOX_TOLERANCE_PX
     if x1 < -tolerance or y1 < -tolerance or x2 > width + tolerance or y2 > height + tolerance:
-        raise DataError(f"{where}: expected a box inside the {width}x{height} picture, got {box}")
+        raise DataError(f"{where}: expected a box inside the {width}x{height} image, got {box}")
 
 
 def clip_box(box_xyxy: Iterable[float], size_wh: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The box cut to the picture; after `check_box` that moves a side by a pixel at most."""
+    """The box cut to the image; after `check_box` that moves a side by a pixel at most."""
     x1, y1, x2, y2 = (float(v) for v in box_xyxy)
     width, height = size_wh
     return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
 
 
 def load_image(image: Path | str | Image.Image) -> Image.Image:
-    """The picture as RGB; a file that does not decode is a DataError with its path."""
+    """The image as RGB; a file that does not decode is a DataError with its path."""
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     try:
         with Image.open(image) as opened:
             return opened.convert("RGB")
     except FileNotFoundError:
-        raise DataError(f"{image}: expected a picture, found no such file") from None
+        raise DataError(f"{image}: expected an image, found no such file") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{image}: expected a picture that decodes, got: {error}") from error
+        raise DataError(f"{image}: expected an image that decodes, got: {error}") from error
 
 
 class BadRecord(DataError):
     """One record that cannot be used.
 
     Attributes:
-        reason: the kind of fault in a few words ("picture not found"); faults are counted by it.
+        reason: the kind of fault in a few words ("image not found"); faults are counted by it.
     """
 
     def __init__(self, reason: str, message: str):

@@ -1,6 +1,6 @@
-"""Fetching pictures over HTTP so that what arrives is whole: one picture, or many in parallel.
+"""Fetching images over HTTP so that what arrives is whole: one image, or many in parallel.
 
-A picture is written under its name only after its body came in full, decoded, and had the size that the
+An image is written under its name only after its body came in full, decoded, and had the size that the
 annotations say; it is written to a temporary name and renamed. So a run that is killed leaves nothing that
 looks finished and is not.
 """
@@ -22,7 +22,7 @@ import requests
 import urllib3
 from PIL import Image
 
-GIVE_UP_AFTER = 50  # failures in a row: then it is the server or the network that is gone, not a picture
+GIVE_UP_AFTER = 50  # failures in a row: then it is the server or the network that is gone, not an image
 TEMPORARY = ".{name}.part"
 _RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _LONGEST_WAIT_S = 60.0
@@ -32,7 +32,7 @@ Entry = dict[str, int | str]
 
 
 class FetchError(Exception):
-    """A picture cannot be had, and trying again would not help; the message is the reason."""
+    """An image cannot be had, and trying again would not help; the message is the reason."""
 
 
 class _TemporaryError(Exception):
@@ -45,7 +45,7 @@ class _TemporaryError(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture wanted: its file name, and its width and height in pixels as the annotations give them."""
+    """An image wanted: its file name, and its width and height in pixels as the annotations give them."""
 
     name: str
     size_wh: tuple[int, int]
@@ -53,10 +53,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Where pictures come from, and how patiently.
+    """Where images come from, and how patiently.
 
     Attributes:
-        base_url: the address of a picture without the slash and its name.
+        base_url: the address of an image without the slash and its name.
         retries: tries after the first.
         timeout_s: seconds to connect, and at most between two pieces of a body. A body that trickles in may
             take ten times as long altogether.
@@ -71,13 +71,13 @@ class Fetcher:
     _local: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
     def fetch(self, picture: Picture, folder: Path) -> Entry:
-        """Fetch one picture into the folder.
+        """Fetch one image into the folder.
 
         Returns:
             Its entry of the manifest, see `describe`.
 
         Raises:
-            FetchError: the server refuses, it has another picture there, or all tries failed.
+            FetchError: the server refuses, it has another image there, or all tries failed.
         """
         for attempt in range(self.retries + 1):
             try:
@@ -109,7 +109,7 @@ class Fetcher:
             raise _TemporaryError(f"{type(error).__name__} at {url}") from error
 
     def _session(self) -> requests.Session:
-        """One for each thread: it keeps the connection open from picture to picture."""
+        """One for each thread: it keeps the connection open from image to image."""
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
             # As stored, so that Content-Length is the number of bytes that must arrive.
@@ -142,7 +142,7 @@ def _read(response: requests.Response, deadline: float) -> bytes:
 
 
 def describe(content: bytes, picture: Picture) -> Entry:
-    """The manifest's entry for a picture that decodes to its last row and has its annotated size.
+    """The manifest's entry for an image that decodes to its last row and has its annotated size.
 
     Returns:
         `bytes`, `width`, `height` and `sha256`.
@@ -165,9 +165,9 @@ def describe(content: bytes, picture: Picture) -> Entry:
 
 
 def verify(path: Path, picture: Picture, known: Entry | None) -> Entry | None:
-    """The entry of a picture that lies here already, or None if it must be fetched again.
+    """The entry of an image that lies here already, or None if it must be fetched again.
 
-    A picture that the manifest knows is compared by length and the size in its header; any other is decoded.
+    An image that the manifest knows is compared by length and the size in its header; any other is decoded.
     """
     width, height = picture.size_wh
     try:
@@ -186,7 +186,7 @@ def verify(path: Path, picture: Picture, known: Entry | None) -> Entry | None:
 def fetch_all(
     fetcher: Fetcher, pictures: Iterable[Picture], folder: Path, workers: int
 ) -> Iterator[tuple[Picture, Entry | None, str]]:
-    """Fetch many pictures in parallel; yield each when done: the picture, its entry or None, why it failed.
+    """Fetch many images in parallel; yield each when done: the image, its entry or None, why it failed.
 
     After `GIVE_UP_AFTER` failures in a row the rest is not tried and fails with that reason. An OSError (a
     full disk) stops everything.

@@ -1,4 +1,4 @@
-"""What is held of pictures that stay on a device: two tables, of the pictures and of their phrases."""
+"""What is held of images that stay on a device: two tables, of the images and of their phrases."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class _Rows:
 
 @dataclass(frozen=True)
 class Pictures(_Rows):
-    """What is held of M pictures.
+    """What is held of M images.
 
     Attributes:
         examples: the records.
         images: uint8 (M, 3, S, S) on the device, letterboxed.
         image_ids, sizes_wh, letterboxes: M, int64 (M, 2) and float32 (M, 4), as in a `Batch`.
         counts, starts: int64 (M,), number of each one's phrases, and the row of its first.
-        can_mirror: bool (M,), whether left and right can be swapped in all phrases of a picture.
+        can_mirror: bool (M,), whether left and right can be swapped in all phrases of an image.
         can_recolor: bool (M,), whether an expression is left where it is shown in other colours.
     """
 
@@ -48,12 +48,12 @@ class Pictures(_Rows):
 
 @dataclass(frozen=True)
 class Phrases(_Rows):
-    """What is held of the R phrases of all pictures, absent ones included.
+    """What is held of the R phrases of all images, absent ones included.
 
     Attributes:
         sent_ids, texts, mirrored_texts: R of each; the last with left and right swapped.
-        boxes_xyxy, boxes_cxcywh: float32 (R, 4), in pixels of the picture and shares of the square.
-        names_color: bool (R,), whether it is left out where its picture is shown in other colours.
+        boxes_xyxy, boxes_cxcywh: float32 (R, 4), in pixels of the image and shares of the square.
+        names_color: bool (R,), whether it is left out where its image is shown in other colours.
         tokens, mirrored_tokens: int64 (R, L) on the device.
         lengths: int64 (R,), of the longer of both.
     """
@@ -72,7 +72,7 @@ class Phrases(_Rows):
 def describe(
     examples: Sequence[GroundingExample], images: Tensor, tokenizer: Tokenizer
 ) -> tuple[Pictures, Phrases]:
-    """Everything about pictures (M, 3, S, S) that their examples say; tokens go to the device of these."""
+    """Everything about images (M, 3, S, S) that their examples say; tokens go to the device of these."""
     of_pictures = [(*example.expressions, *example.absent) for example in examples]
     counts = torch.tensor([len(some) for some in of_pictures])  # (M,)
     rows = [phrase for some in of_pictures for phrase in some]

@@ -2,7 +2,7 @@
 
 A row is one reference. Its top-level `bbox` is corners (x1, y1, x2, y2), while the `bbox` inside the JSON
 string `raw_anns` is COCO's x, y, width, height; both are compared, so that a file which mixes them up is
-refused. There are no pictures in it and no objects besides the referred ones. Rows are turned into the
+refused. There are no images in it and no objects besides the referred ones. Rows are turned into the
 records of RefCOCOg's own files and read by `refer.build_examples`, so both sources give the same examples.
 """
 
@@ -40,7 +40,7 @@ def load_hub(
         source: name on the hub, or a folder with parquet files (in itself or in `data/`).
         split: `train`, `val`, `test` (`testA`, `testB`), as the column `split` calls them; the hub calls its
             own division `validation` where the rows say `val`.
-        images_dir: the folder of the pictures.
+        images_dir: the folder of the images.
         strict, require_images, report: see `load_refer`.
 
     Raises:

@@ -1,10 +1,10 @@
-"""A person's own data: one JSON object a line, with pictures beside it.
+"""A person's own data: one JSON object a line, with images beside it.
 
     {"image": "photos/desk.jpg", "expressions": [{"text": "the red mug", "box_xyxy": [12, 40, 96, 150]}]}
 
-The path of a picture is relative to the file. A box is corners (x1, y1, x2, y2) in pixels of the picture as
+The path of an image is relative to the file. A box is corners (x1, y1, x2, y2) in pixels of the image as
 it is stored, before any rotation that its EXIF data asks for. `category` may stand beside `text`, and beside
-`expressions` may stand `"absent": ["the blue mug"]`, phrases that fit nothing in the picture. A folder holds
+`expressions` may stand `"absent": ["the blue mug"]`, phrases that fit nothing in the image. A folder holds
 `train.jsonl`, `val.jsonl`, `test.jsonl`; a single file may name each line's `"split"`, and a line that names
 none belongs to every split.
 """
@@ -44,7 +44,7 @@ def load_jsonl(
     """Read one split of a `.jsonl` file, or of a folder with a file for each split.
 
     Ids are given in the order of the file: `image_id` counts lines, `sent_id` phrases and `ref_id` the
-    different boxes of each picture (two expressions with the same box refer to the same object).
+    different boxes of each image (two expressions with the same box refer to the same object).
 
     Args:
         path: the file or the folder.
@@ -141,7 +141,7 @@ class _Reader:
 
 
 def _absent(record: Record, where: str) -> list[str]:
-    """The phrases that fit nothing in the picture, of a line that may name none."""
+    """The phrases that fit nothing in the image, of a line that may name none."""
     texts = record.get("absent", [])
     if not isinstance(texts, list) or not all(isinstance(text, str) and clean_text(text) for text in texts):
         raise DataError(f"{where}: expected a list of phrases under 'absent', got {texts!r}")
@@ -149,12 +149,12 @@ def _absent(record: Record, where: str) -> list[str]:
 
 
 def _size_wh(picture: Path, where: str) -> tuple[int, int]:
-    """Width and height from the picture's header; its pixels stay unread."""
+    """Width and height from the image's header; its pixels stay unread."""
     try:
         with Image.open(picture) as opened:
             return opened.size
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: expected the picture {picture}, got: {error}") from error
+        raise DataError(f"{where}: expected the image {picture}, got: {error}") from error
 
 
 def _expression(
@@ -169,15 +169,15 @@ def _expression(
         raise DataError(f"{where}: expected four numbers under 'box_xyxy', got {box!r}")
     check_box(box, size_wh, where)
     box_xyxy = clip_box(box, size_wh)
-    check_box(box_xyxy, size_wh, where)  # a sliver beside the picture has no area left
+    check_box(box_xyxy, size_wh, where)  # a sliver beside the image has no area left
     return clean_text(text), box_xyxy, str(record.get("category") or "unknown")
 
 
 def write_jsonl(path: str | Path, examples: Iterable[GroundingExample]) -> None:
-    """Write examples as JSON lines that `load_jsonl` reads, with the pictures' paths relative to the file.
+    """Write examples as JSON lines that `load_jsonl` reads, with the images' paths relative to the file.
 
     Raises:
-        DataError: an example holds its picture in memory instead of a path.
+        DataError: an example holds its image in memory instead of a path.
     """
     path = Path(path)
     lines = [json.dumps(_line(example, path.parent), ensure_ascii=False) + "\n" for example in examples]
@@ -187,7 +187,7 @@ def write_jsonl(path: str | Path, examples: Iterable[GroundingExample]) -> None:
 
 def _line(example: GroundingExample, folder: Path) -> Record:
     if isinstance(example.image, Image.Image):
-        raise DataError(f"image {example.image_id}: expected the path of a picture, got one in memory")
+        raise DataError(f"image {example.image_id}: expected the path of an image, got one in memory")
     expressions = [
         {"text": e.text, "box_xyxy": list(e.box_xyxy), "category": e.category} for e in example.expressions
     ]

@@ -1,12 +1,12 @@
 """RefCOCO, RefCOCO+ and RefCOCOg in their own files, in every partition.
 
 A folder holds `annotations/instances.json` (COCO's annotations) and `annotations/refs(PARTITION).p` (the
-references: which sentences name which annotation), or the files directly; the pictures lie in `images/`,
+references: which sentences name which annotation), or the files directly; the images lie in `images/`,
 `train2014/` or the folder itself. RefScenes is written in the same layout, so this is the one reader; its
-`absent(PARTITION).p` holds phrases that fit nothing in their picture.
+`absent(PARTITION).p` holds phrases that fit nothing in their image.
 
-RefCOCOg has two partitions. `umd` (Nagaraja et al., 2016) is the default: no picture is in two of its splits.
-`google` (Mao et al., 2016) splits objects, not pictures, so its train and val share pictures; see `leakage`.
+RefCOCOg has two partitions. `umd` (Nagaraja et al., 2016) is the default: no image is in two of its splits.
+`google` (Mao et al., 2016) splits objects, not images, so its train and val share images; see `leakage`.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ def load_refer(
     require_images: bool = True,
     report: Report | None = None,
 ) -> list[GroundingExample]:
-    """Read one split, one example a picture, in the order of the image ids.
+    """Read one split, one example an image, in the order of the image ids.
 
     Args:
         root: the folder (see the module's text).
         split: `train`, `val`, `test` (RefCOCO and RefCOCO+: `testA`, `testB`).
         partition: `umd`, `google`, `unc`; None takes the only one there, or `umd` if it is among several.
         strict: raise on the first bad record; else leave bad ones out, and count them in `report` or log it.
-        require_images: a picture that is not there is a bad record. Off: only the annotations are wanted.
+        require_images: an image that is not there is a bad record. Off: only the annotations are wanted.
         report: filled with what was left out. Bad boxes of objects that nobody refers to are always left out.
 
     Raises:
@@ -90,7 +90,7 @@ def load_refer(
 
 @dataclass(frozen=True)
 class _Index:
-    """The annotations by id and by picture: every look-up below is one step."""
+    """The annotations by id and by image: every look-up below is one step."""
 
     images: dict[int, Record]
     annotations: dict[int, Record]
@@ -118,7 +118,7 @@ def build_examples(
         instances: as `read_instances` gives it.
         refs: as `read_refs` gives it, all splits of one partition.
         split: the split wanted.
-        image_folders: where to look for the pictures, in this order.
+        image_folders: where to look for the images, in this order.
         source: name of the references in error messages.
         absent: as `read_absent` gives it, all splits of the partition.
         strict, require_images, report: see `load_refer`.
@@ -162,7 +162,7 @@ def _absent_by_image(
     strict: bool,
     report: Report,
 ) -> dict[int, list[Record]]:
-    """The split's absent phrases by picture; one of a picture that no reference is about is a bad record."""
+    """The split's absent phrases by image; one of an image that no reference is about is a bad record."""
     by_image: dict[int, list[Record]] = defaultdict(list)
     for phrase in absent:
         image_id = phrase["image_id"]
@@ -189,8 +189,8 @@ def _build_index(instances: Record, refs: Sequence[Record], strict: bool, report
     for annotation in annotations.values():
         of_image[annotation["image_id"]].append(annotation)
     categories = {i: record["name"] for i, record in by_id("categories", ("id", "name")).items()}
-    # Files made from the hub, or cut to a few pictures, list only objects that somebody refers to. Counting
-    # their neighbours would call a crowded picture empty, so such files leave the number of distractors open.
+    # Files made from the hub, or cut to a few images, list only objects that somebody refers to. Counting
+    # their neighbours would call a crowded image empty, so such files leave the number of distractors open.
     info = instances.get("info") or {}
     referred = {ref["ann_id"] for ref in refs}
     lists_all = info.get("lists_all_objects", any(i not in referred for i in annotations))
@@ -200,7 +200,7 @@ def _build_index(instances: Record, refs: Sequence[Record], strict: bool, report
 
 @dataclass
 class _Builder:
-    """Turns the references of one picture into an example; faults go to `report`, or up when strict."""
+    """Turns the references of one image into an example; faults go to `report`, or up when strict."""
 
     index: _Index
     absent: dict[int, list[Record]]
@@ -249,7 +249,7 @@ class _Builder:
             return path
         if self.require_images:
             places = ", ".join(map(str, self.image_folders))
-            raise BadRecord("picture not found", f"{where}: expected {picture_name(image_id)} in {places}")
+            raise BadRecord("image not found", f"{where}: expected {picture_name(image_id)} in {places}")
         return self.image_folders[0] / picture_name(image_id)
 
     def _expressions(self, ref: Record, size_wh: tuple[int, int], where: str) -> Iterable[Expression]:
@@ -320,12 +320,12 @@ class _Builder:
 
 
 def corners(bbox_xywh: Any, size_wh: tuple[int, int], where: str) -> Box:
-    """COCO's box (x, y, width, height) as corners (x1, y1, x2, y2), all in pixels, cut to the picture.
+    """COCO's box (x, y, width, height) as corners (x1, y1, x2, y2), all in pixels, cut to the image.
 
     The one place where annotations change format.
 
     Raises:
-        BadRecord: not four finite numbers, no area (before or after the cut), or outside the picture by more
+        BadRecord: not four finite numbers, no area (before or after the cut), or outside the image by more
             than `examples.BOX_TOLERANCE_PX`.
     """
     try:
@@ -338,8 +338,8 @@ def corners(bbox_xywh: Any, size_wh: tuple[int, int], where: str) -> Box:
     try:
         check_box((x, y, x + width, y + height), size_wh, where)
         box_xyxy = clip_box((x, y, x + width, y + height), size_wh)
-        check_box(box_xyxy, size_wh, where)  # a sliver beside the picture has no area left
+        check_box(box_xyxy, size_wh, where)  # a sliver beside the image has no area left
     except DataError as error:
-        reason = "box outside the picture" if has_area else "box without area"
+        reason = "box outside the image" if has_area else "box without area"
         raise BadRecord(reason, str(error)) from None
     return box_xyxy

@@ -1,7 +1,7 @@
 """The files of RefCOCO, RefCOCO+ and RefCOCOg: finding, reading and writing them, without interpreting them.
 
 `refer.py` says what the files mean. Here is also what can be told from the references alone: how large the
-splits are (`count_splits`) and whether they share pictures (`leakage`).
+splits are (`count_splits`) and whether they share images (`leakage`).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def read_refs(path: Path) -> list[Record]:
 
 
 def read_absent(path: Path) -> list[Record]:
-    """`absent(PARTITION).p`, phrases that fit nothing in their picture; an empty list if there is no file.
+    """`absent(PARTITION).p`, phrases that fit nothing in their image; an empty list if there is no file.
 
     Only RefScenes has such a file. It is read as `read_refs` reads its own.
 
@@ -158,12 +158,12 @@ def write_refer(
 
 
 def picture_name(image_id: int) -> str:
-    """COCO's name of the picture. A ref's `file_name` is something else: it ends in the annotation's id."""
+    """COCO's name of the image. A ref's `file_name` is something else: it ends in the annotation's id."""
     return f"COCO_train2014_{image_id:012d}.jpg"
 
 
 def find_picture(folders: Iterable[Path], image_id: int, file_name: str | None = None) -> Path | None:
-    """The picture under COCO's name in the first folder that has it, else under `file_name`, else None."""
+    """The image under COCO's name in the first folder that has it, else under `file_name`, else None."""
     names = [picture_name(image_id)] + ([file_name] if file_name else [])
     return first_file(folder / name for folder in folders for name in names)
 
@@ -206,23 +206,23 @@ def count_splits(root: str | Path, partition: str | None = None) -> dict[str, di
 
 
 class Leakage(dict[str, dict[tuple[str, str], int]]):
-    """Number of pictures that two splits share, as `leakage["google"]["train", "val"]`; prints as lines."""
+    """Number of images that two splits share, as `leakage["google"]["train", "val"]`; prints as lines."""
 
     @property
     def leaking(self) -> list[str]:
-        """The partitions that have a picture in two splits."""
+        """The partitions that have an image in two splits."""
         return [name for name, pairs in self.items() if any(pairs.values())]
 
     def __str__(self) -> str:
         return "\n".join(
-            f"{name}: {first} and {second} share {n or 'no'} picture{'' if n == 1 else 's'}"
+            f"{name}: {first} and {second} share {n or 'no'} image{'' if n == 1 else 's'}"
             for name, pairs in self.items()
             for (first, second), n in pairs.items()
         )
 
 
 def leakage(root: str | Path, partition: str | None = None) -> Leakage:
-    """Pictures shared by each pair of splits, in one partition or (None) in every partition there."""
+    """Images shared by each pair of splits, in one partition or (None) in every partition there."""
     folder = annotation_folder(root)
     names = [choose_partition(folder, partition)] if partition else partitions(folder)
     result = Leakage()

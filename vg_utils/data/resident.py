@@ -1,6 +1,6 @@
-"""Pictures that stay on the device: decoded once, then augmented there, a batch at a time.
+"""Images that stay on the device: decoded once, then augmented there, a batch at a time.
 
-Decoding is what limits training of small models. 21,899 pictures of RefCOCOg at 224 are 3.3 GB as bytes: they
+Decoding is what limits training of small models. 21,899 images of RefCOCOg at 224 are 3.3 GB as bytes: they
 fit beside a model on most GPUs, and then an epoch reads no file at all. The augmentation is that of
 `transforms.TrainTransform` in distribution, not to the bit: it zooms the letterboxed square, not the file.
 """
@@ -36,13 +36,13 @@ GREY = (0.299, 0.587, 0.114)  # share of red, green and blue in a grey level (IT
 
 
 class ResidentPictures:
-    """All pictures of some examples as bytes on a device, with all their phrases as tokens.
+    """All images of some examples as bytes on a device, with all their phrases as tokens.
 
     Args:
         examples: the records; M of them with R phrases together, absent ones included.
         size: side S of the model's square in pixels.
         tokenizer: that of the models that will look at them.
-        device: where the pictures stay: 3 S^2 bytes each.
+        device: where the images stay: 3 S^2 bytes each.
         workers: decoding processes.
         progress: show a bar.
 
@@ -74,7 +74,7 @@ class ResidentPictures:
         return self.pictures.examples
 
     def to(self, device: torch.device | str, images: Tensor | None = None) -> ResidentPictures:
-        """The same pictures on another device, or sharing `images` there; the rest is shared with these."""
+        """The same images on another device, or sharing `images` there; the rest is shared with these."""
         phrases = self.phrases
         moved = self._with(
             replace(self.pictures, images=self.pictures.images.to(device) if images is None else images),
@@ -88,11 +88,11 @@ class ResidentPictures:
         return moved
 
     def with_examples(self, examples: Sequence[GroundingExample]) -> ResidentPictures:
-        """The same pictures with other phrases."""
+        """The same images with other phrases."""
         return self._with(*describe(examples, self.pictures.images, self.tokenizer))
 
     def first(self, count: int) -> ResidentPictures:
-        """The first so many pictures, sharing memory with these."""
+        """The first so many images, sharing memory with these."""
         rows = int(self.pictures.counts[:count].sum())
         return self._with(self.pictures[:count], self.phrases[:rows])
 
@@ -118,7 +118,7 @@ class ResidentPictures:
 
 
 class _Decoded(Dataset):
-    """The letterboxed pictures alone."""
+    """The letterboxed images alone."""
 
     def __init__(self, examples: Sequence[GroundingExample], size: int) -> None:
         self.examples, self.transform = examples, EvalTransform(size)
@@ -131,14 +131,14 @@ class _Decoded(Dataset):
         view = self.transform(example.image)
         if view.size_wh != tuple(example.size_wh):  # else every box of it would be silently wrong
             raise DataError(
-                f"image {example.image_id} ({example.image}): expected a picture of {example.size_wh} "
+                f"image {example.image_id} ({example.image}): expected an image of {example.size_wh} "
                 f"pixels (width, height) as its record states, got {view.size_wh}"
             )
         return view.image
 
 
 class ResidentDataset(Dataset):
-    """A way of looking at resident pictures; arguments as those of `GroundingDataset`."""
+    """A way of looking at resident images; arguments as those of `GroundingDataset`."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class ResidentDataset(Dataset):
         return len(self.held.examples)
 
     def __getitems__(self, indices: list[tuple[int, int]]) -> Batch:
-        """The batch of these (epoch, picture) pairs, a pure function of the seed and of them."""
+        """The batch of these (epoch, image) pairs, a pure function of the seed and of them."""
         pictures, phrases = self.held.pictures, self.held.phrases
         device, numbers = self.held.device, [number for _, number in indices]
         key = np.random.SeedSequence((self.seed, indices[0][0], *numbers)).generate_state(1)[0]
@@ -211,7 +211,7 @@ class ResidentDataset(Dataset):
         )
 
     def _choose(self, chosen: Tensor, recolored: Tensor, chance: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Rows (N,) of the phrases that take part, and the place of each one's picture in the batch."""
+        """Rows (N,) of the phrases that take part, and the place of each one's image in the batch."""
         pictures, phrases = self.held.pictures, self.held.phrases
         image_index = torch.arange(len(chosen)).repeat_interleave(pictures.counts[chosen])
         first = pictures.counts[chosen].cumsum(0) - pictures.counts[chosen]
@@ -220,7 +220,7 @@ class ResidentDataset(Dataset):
         fits = ~(recolored[image_index] & phrases.names_color[rows])
         rows, image_index = rows[fits], image_index[fits]
         absent = phrases.boxes_cxcywh[rows, 2] == 0
-        # Shuffled within each picture's present and absent phrases; the first so many of each take part.
+        # Shuffled within each image's present and absent phrases; the first so many of each take part.
         group = image_index * 2 + absent
         order = (group + torch.rand(len(rows), generator=chance, dtype=torch.float64)).argsort()
         sizes = torch.bincount(group, minlength=2 * len(chosen))
@@ -241,7 +241,7 @@ class ResidentDataset(Dataset):
         mirrored: Tensor,
         chance: torch.Generator,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Zoom, shift, mirror and colour the pictures, and their letterboxes and boxes with them.
+        """Zoom, shift, mirror and colour the images, and their letterboxes and boxes with them.
 
         See `TrainTransform` for what is drawn. Returns float images (B, 3, S, S) in [0, 1], the rest anew.
         """
@@ -255,7 +255,7 @@ class ResidentDataset(Dataset):
         into = image_index[there][:, None].expand(-1, 2)
         low = torch.full((count, 2), 1.0).scatter_reduce(0, into, corners[:, :2], "amin")  # (B, 2)
         high = torch.full((count, 2), 0.0).scatter_reduce(0, into, corners[:, 2:], "amax")
-        lone = (high <= low).any(1)  # no phrase of the picture has a box
+        lone = (high <= low).any(1)  # no phrase of the image has a box
         low[lone], high[lone] = 0.0, 1.0
         zoom = uniform(math.log(settings.scale[0]), math.log(settings.scale[1])).exp()
         zoom = torch.minimum(zoom, (1 / (high - low).amax(1)).clamp(min=1.0))[:, None]  # (B, 1)
@@ -293,7 +293,7 @@ class ResidentDataset(Dataset):
 
 
 def _recolor(images: Tensor, which: Tensor, chance: torch.Generator) -> Tensor:
-    """Pictures (B, 3, S, S) from 0 to 255, where bool (B,) says so in random other colours."""
+    """Images (B, 3, S, S) from 0 to 255, where bool (B,) says so in random other colours."""
     if not which.any():
         return images
     images, where = images.float(), which.nonzero().flatten().to(images.device)
@@ -311,7 +311,7 @@ def _sample(images: Tensor, theta: Tensor) -> Tensor:
 
 
 def _jitter(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
-    """Torchvision's three adjustments with a factor (B, 1, 1, 1) a picture."""
+    """Torchvision's three adjustments with a factor (B, 1, 1, 1) an image."""
     weights = torch.tensor(GREY, device=images.device).view(1, 3, 1, 1)
     images = (images * brightness).clamp(0, 1)
     mean = (images * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)

@@ -32,7 +32,7 @@ _DIRECTION = re.compile(
 )
 _OPPOSITE = {"left": "right", "right": "left"}
 
-# What a mirrored picture would show wrongly, whatever the phrase's directions: writing, senses of rotation.
+# What a mirrored image would show wrongly, whatever the phrase's directions: writing, senses of rotation.
 _NOT_MIRRORED = re.compile(
     r"\b(?:words?|letter(?:s|ed|ing)?|texts?|writ(?:e|es|ing|ten)|wrote|says?|saying|reads?|reading"
     r"|spell(?:s|ed|ing)?|numbers?|numbered|numerals?|digits?|initials|logos?|labell?ed|caption(?:s|ed)?|inscri(?:bed|ption)"
@@ -44,7 +44,7 @@ _NOT_MIRRORED = re.compile(
     re.IGNORECASE,
 )
 
-# What a picture in other colours would show wrongly; things that go by their colour ("an orange") as well.
+# What an image in other colours would show wrongly; things that go by their colour ("an orange") as well.
 _COLOR = re.compile(
     r"\b(?:colou?r(?:s|ed|ful)?|black|white|gr[ae]y|red|green|blue|yellow|brown|orange|pink|purple|violet|tan|beige|cream"
     r"|gold(?:en)?|silver|bronze|copper|cyan|turquoise|teal|aqua|navy|maroon|burgundy|crimson|magenta|lavender|khaki"
@@ -65,7 +65,7 @@ def clean_text(text: str) -> str:
 
 
 def swap_left_right(text: str) -> str | None:
-    """The phrase for the mirrored picture, or None where the picture must not be mirrored.
+    """The phrase for the mirrored image, or None where the image must not be mirrored.
 
     Whole words are swapped: left, leftmost, left-hand, lefthand, left's, topleft, lefty and their opposites,
     in lower case, Capitalised or UPPER CASE (any other mixture becomes lower case). Applied twice it gives
@@ -75,7 +75,7 @@ def swap_left_right(text: str) -> str | None:
     Returns:
         The swapped text (the text itself if it names no direction); None if it mentions writing (words,
         letters, numbers, digits, quotations, "says", "reads" ...) or a sense of rotation (clockwise, three
-        o'clock), which a mirrored picture shows wrongly. A needless None costs a flip, a missing one teaches
+        o'clock), which a mirrored image shows wrongly. A needless None costs a flip, a missing one teaches
         something false, so "a man reading" is None too.
     """
     if _NOT_MIRRORED.search(text):
@@ -84,9 +84,9 @@ def swap_left_right(text: str) -> str | None:
 
 
 def names_color(text: str) -> bool:
-    """Whether the phrase may not fit any more once its picture is shown in other colours.
+    """Whether the phrase may not fit any more once its image is shown in other colours.
 
-    It cannot know a word's sense: "a light load" counts as well. That only keeps a phrase out of a picture.
+    It cannot know a word's sense: "a light load" counts as well. That only keeps a phrase out of an image.
     """
     return _COLOR.search(text) is not None
 

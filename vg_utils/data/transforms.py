@@ -1,12 +1,12 @@
-"""From a picture, its boxes and its phrases to the model's square: decoding, letterbox, augmentation.
+"""From an image, its boxes and its phrases to the model's square: decoding, letterbox, augmentation.
 
-Whatever happens to the picture, random zoom and shift included, is written down in the same four numbers as
+Whatever happens to the image, random zoom and shift included, is written down in the same four numbers as
 the plain letterbox (see `boxes.py`), so boxes always go through `boxes.boxes_to_model` and back by
 `boxes_to_image`. Only the mirror image is not in them: after a flip the boxes are in pixels of the mirrored
 original.
 
-Boxes refer to the picture as it is *stored*: COCO's annotations do, so an EXIF orientation is ignored here.
-Whoever wants a phone's picture upright turns it before (`PIL.ImageOps.exif_transpose`).
+Boxes refer to the image as it is *stored*: COCO's annotations do, so an EXIF orientation is ignored here.
+Whoever wants a phone's image upright turns it before (`PIL.ImageOps.exif_transpose`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ DECODE_MARGIN = 1.4
 
 
 class Decoded(NamedTuple):
-    """A picture, perhaps decoded at a reduced scale.
+    """An image, perhaps decoded at a reduced scale.
 
     Attributes:
         picture: mode RGB.
@@ -57,14 +57,14 @@ class Decoded(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a transform makes of one picture.
+    """What a transform makes of one image.
 
     Attributes:
         image: uint8 (3, S, S), RGB, the model's square input.
-        boxes_xyxy: float32 (N, 4), pixels of the original picture (of the mirrored one, if it was flipped).
+        boxes_xyxy: float32 (N, 4), pixels of the original image (of the mirrored one, if it was flipped).
         letterbox: float32 (4,), see `boxes.letterbox`.
-        texts: the N phrases, left and right swapped if the picture was flipped.
-        size_wh: width and height of the original picture in pixels.
+        texts: the N phrases, left and right swapped if the image was flipped.
+        size_wh: width and height of the original image in pixels.
     """
 
     image: Tensor
@@ -75,12 +75,12 @@ class View(NamedTuple):
 
 
 def decode(image: Path | str | Image.Image, size: int) -> Decoded:
-    """Read a picture with at least the detail that a letterbox of `size` pixels can show.
+    """Read an image with at least the detail that a letterbox of `size` pixels can show.
 
     Args:
         image: file of any format and mode that Pillow reads (grey, palette, CMYK and transparent ones become
-            RGB), or a picture, which is only made RGB. JPEG files are decoded at a reduced scale if enough.
-        size: side of the square in pixels that the picture will be drawn into.
+            RGB), or an image, which is only made RGB. JPEG files are decoded at a reduced scale if enough.
+        size: side of the square in pixels that the image will be drawn into.
 
     Raises:
         DataError: no such file, or one that does not decode, with its path.
@@ -95,14 +95,14 @@ def decode(image: Path | str | Image.Image, size: int) -> Decoded:
             shrink = round(size_wh[0] / drafted[1][2]) if drafted else 1
             return Decoded(opened.convert("RGB"), size_wh, shrink)
     except FileNotFoundError:
-        raise DataError(f"{image}: expected a picture, found no such file") from None
+        raise DataError(f"{image}: expected an image, found no such file") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{image}: expected a picture that decodes, got: {error}") from error
+        raise DataError(f"{image}: expected an image that decodes, got: {error}") from error
 
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """The letterbox and nothing else: the whole picture in the middle of a square of `size` pixels."""
+    """The letterbox and nothing else: the whole image in the middle of a square of `size` pixels."""
 
     size: int
 
@@ -126,10 +126,10 @@ class TrainTransform:
 
     Attributes:
         size: side of the square in pixels.
-        flip: probability of mirroring. Left and right are swapped in the phrases; the picture stays as it is
+        flip: probability of mirroring. Left and right are swapped in the phrases; the image stays as it is
             if any of its phrases cannot be swapped (see `text.swap_left_right`).
         jitter: brightness, contrast and saturation are each multiplied by 1 - jitter to 1 + jitter.
-        recolor: share of the pictures that are shown in quite other colours (see `random_colors`), so that a
+        recolor: share of the images that are shown in quite other colours (see `random_colors`), so that a
             thing's shape is learned apart from its colour. Which they are, and which phrases then fit, is up
             to the data set.
         scale: smallest and largest zoom relative to the letterbox, evenly distributed in its logarithm.
@@ -156,7 +156,7 @@ class TrainTransform:
     ) -> View:
         """A random `View`; all randomness comes from the generator (None: torch's global one).
 
-        With `colors` (3, 3) the picture is shown in those (see `change_colors`).
+        With `colors` (3, 3) the image is shown in those (see `change_colors`).
         """
         mirrored_texts = [swap_left_right(text) for text in texts]
         mirrored = _uniform(0, 1, generator) < self.flip and None not in mirrored_texts
@@ -196,7 +196,7 @@ class TrainTransform:
         return torch.tensor([scale_x, scale_y, left, top], dtype=torch.float32)
 
     def _shift(self, drawn: int, low: float, high: float, generator: torch.Generator | None) -> int:
-        """Random position along one axis for a picture `drawn` pixels long that shows its `low` to `high`."""
+        """Random position along one axis for an image `drawn` pixels long that shows its `low` to `high`."""
         first, last = math.ceil(-low - 1e-6), math.floor(self.size - high + 1e-6)  # all that show the targets
         centre, reach = (self.size - drawn) // 2, int(self.translate * self.size)
         near_first, near_last = max(first, centre - reach), min(last, centre + reach)
@@ -220,7 +220,7 @@ def random_colors(count: int, generator: torch.Generator | None = None) -> Tenso
 
 
 def change_colors(images: Tensor, colors: Tensor) -> Tensor:
-    """RGB pictures (..., 3, H, W) in [0, 1] with every colour multiplied by a matrix (..., 3, 3)."""
+    """RGB images (..., 3, H, W) in [0, 1] with every colour multiplied by a matrix (..., 3, 3)."""
     return torch.einsum("...ij,...jhw->...ihw", colors, images).clamp(0, 1)
 
 
@@ -236,9 +236,9 @@ def _draw(
     factors: Sequence[float] = (1.0, 1.0, 1.0),
     colors: Tensor | None = None,
 ) -> Tensor:
-    """Draw the picture into a square where the letterbox `placed` says: uint8 (3, size, size).
+    """Draw the image into a square where the letterbox `placed` says: uint8 (3, size, size).
 
-    The part that will be seen is resampled straight from the decoded picture (antialiased bicubic, Pillow's
+    The part that will be seen is resampled straight from the decoded image (antialiased bicubic, Pillow's
     `box` argument because it takes fractions of pixels), so zooming in costs no more than a letterbox.
     """
     width, height = decoded.size_wh
@@ -273,12 +273,12 @@ def crop_regions(image: Image.Image, boxes_xyxy: ArrayLike | Tensor, size: int) 
 
     A crop is resized to the square (bicubic with antialiasing, as CLIP's own preprocessing does), not
     centre-cropped, which would cut the ends off a long object. Sides are rounded to whole pixels, so that
-    nothing outside the box bleeds in, and moved inside the picture; an empty or inverted box, or one
-    outside the picture, becomes a pixel wide, high or both.
+    nothing outside the box bleeds in, and moved inside the image; an empty or inverted box, or one
+    outside the image, becomes a pixel wide, high or both.
 
     Args:
-        image: the original picture.
-        boxes_xyxy: (N, 4) corners in pixels of that picture.
+        image: the original image.
+        boxes_xyxy: (N, 4) corners in pixels of that image.
         size: side of the squares in pixels.
 
     Returns:

@@ -19,7 +19,7 @@ def confidence_of(rows: pd.DataFrame, absent: pd.DataFrame | None = None) -> dic
 
     Args:
         rows: of the expressions (see `evaluation.metrics`), with `presence` where the model gives it.
-        absent: rows of the phrases that fit nothing in their picture (see `rows.Predicted`), if any.
+        absent: rows of the phrases that fit nothing in their image (see `rows.Predicted`), if any.
 
     Returns:
         Dict of `ece`, of the score against the IoU it predicts, and `aurc`, where an answer with IoU 0.5 or

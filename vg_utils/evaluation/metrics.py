@@ -4,11 +4,11 @@ Everything starts from `rows`, the pandas table that evaluation produces, one ro
 
 - `image_id, sent_id, ref_id, text, category, family, distractors` (missing where unknown), `n_words`;
 - `x1, y1, x2, y2` the prediction and `tx1, ty1, tx2, ty2` the truth, corners in pixels of the original image;
-- `width, height` of the picture in pixels, `score`, and `iou` in [0, 1];
+- `width, height` of the image in pixels, `score`, and `iou` in [0, 1];
 - where CLIP was asked: `semantic_similarity` (predicted crop to true crop) and `text_similarity` (predicted
   crop to phrase), cosines in [-1, 1]; `category_hit`, whether zero-shot CLIP names the predicted crop
   correctly (missing where the true category is unknown);
-- where a model says so: `presence`, the probability that the phrase fits anything in the picture, and
+- where a model says so: `presence`, the probability that the phrase fits anything in the image, and
   `score_logit, presence_logit`, before temperature;
 - where a model proposes boxes: `proposal_iou@k`, the best IoU among its first k proposals: 1, 5 and 20,
   or `all` that a detector found.
@@ -143,7 +143,7 @@ def breakdown(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Where the score comes from: the means of groups of expressions.
 
     Returns:
-        Tables by name: "length" (words of the expression), "size" (share of the picture that the true box
+        Tables by name: "length" (words of the expression), "size" (share of the image that the true box
         covers), "distractors" (other objects of the same category) and, where any expression has one,
         "family". The index of a table is the group, only groups that occur; the columns are `n`, `miou`,
         `miou_low`, `miou_high` (95% interval over images, NaN with one image), `acc@0.5`, and of

@@ -32,8 +32,8 @@ class Predicted(NamedTuple):
         rows: of the expressions that have a box (see `evaluation.metrics`), with the columns of `CONFIDENCES`
             that the model gives.
         loss: mean weighted loss a phrase.
-        absent: of the phrases in the batches that fit nothing in their picture: `image_id, sent_id, text,
-            family`, the predicted `x1, y1, x2, y2` in pixels of the original picture, `score`, and the
+        absent: of the phrases in the batches that fit nothing in their image: `image_id, sent_id, text,
+            family`, the predicted `x1, y1, x2, y2` in pixels of the original image, `score`, and the
             columns of `CONFIDENCES` that the model gives.
     """
 
@@ -50,9 +50,9 @@ def eval_batches(
     workers: int = 0,
     absent: int | None = 0,
 ) -> Iterable[Batch]:
-    """The plain letterboxed pictures of a split with all their expressions, in order.
+    """The plain letterboxed images of a split with all their expressions, in order.
 
-    With `absent` so many of each picture's absent phrases as well; None: all of them.
+    With `absent` so many of each image's absent phrases as well; None: all of them.
     """
     dataset = GroundingDataset(examples, EvalTransform(image_size), absent=absent)
     return make_loader(dataset, tokenizer, batch_images, shuffle=False, workers=workers)
@@ -111,7 +111,7 @@ def _absent_rows(batch: Batch, columns: dict[str, Tensor], chosen: Tensor, famil
 
 
 def _boxes_in_picture(boxes_cxcywh: Tensor, batch: Batch, image_size: int) -> Tensor:
-    """(N, 4) or (N, K, 4) boxes of the square, as corners in original pixels, clipped to the picture."""
+    """(N, 4) or (N, K, 4) boxes of the square, as corners in original pixels, clipped to the image."""
     per_box = (len(boxes_cxcywh), *[1] * (boxes_cxcywh.ndim - 2), 4)
     letterboxes = batch.letterboxes[batch.image_index].view(per_box)
     limits = batch.sizes_wh[batch.image_index].repeat(1, 2).view(per_box)
@@ -127,7 +127,7 @@ def proposal_ious(proposals_cxcywh: Tensor, batch: Batch, image_size: int) -> Te
         image_size: side of the square in pixels.
 
     Returns:
-        (N, len(PROPOSAL_COUNTS)) of boxes in original pixels, clipped to the picture.
+        (N, len(PROPOSAL_COUNTS)) of boxes in original pixels, clipped to the image.
     """
     n, count = proposals_cxcywh.shape[:2]
     boxes_xyxy = _boxes_in_picture(proposals_cxcywh, batch, image_size)  # (N, K, 4)
@@ -146,7 +146,7 @@ def ask(
 
 
 def constant_answer(shares_xyxy: Sequence[float]) -> Callable[[GroundingExample], tuple[Tensor, Tensor]]:
-    """The same box, in shares of the picture's width and height, whatever is asked."""
+    """The same box, in shares of the image's width and height, whatever is asked."""
 
     def answer(example: GroundingExample) -> tuple[Tensor, Tensor]:
         box = torch.tensor(shares_xyxy) * torch.tensor(example.size_wh * 2)

@@ -62,7 +62,7 @@ def add_clip_similarity(
             crops = []
     if crops:
         embedded.append(judge.embed_images(torch.cat(crops)))
-    vectors = torch.cat(embedded)  # for each picture, its n predicted crops, then its n true ones
+    vectors = torch.cat(embedded)  # for each image, its n predicted crops, then its n true ones
     counts = [len(example.expressions) for example in examples]
     pairs = [part.chunk(2) for part in vectors.split([2 * n for n in counts])]
     found, wanted = (torch.cat([pair[side] for pair in pairs]) for side in (0, 1))  # (N, D) each

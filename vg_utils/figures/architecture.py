@@ -33,10 +33,10 @@ COLUMN, ROW, WIDTH, HEIGHT = 2.15, 1.0, 1.75, 0.72  # inches
 LAYOUTS: dict[str, tuple[dict[str, tuple], list[str]]] = {
     "clip-hrnet": (
         {
-            "picture": (0, 0.5, "input", "picture", "images"),
+            "image": (0, 0.5, "input", "image", "images"),
             "phrase": (0, 2, "input", "phrase", "tokens"),
             "hrnet": (1, 0, "backbone", "HRNet, stride 16", "image.map"),
-            "clip": (1, 1, "backbone", "CLIP, picture", "image.vector"),
+            "clip": (1, 1, "backbone", "CLIP, image", "image.vector"),
             "text": (1, 2, "backbone", "CLIP, phrase", "text.vector"),
             "fine": (2, 0, "learned", "1×1 convolution", "project_map"),
             "what": (2, 1, "learned", "1×1 convolution", "project_image"),
@@ -48,14 +48,14 @@ LAYOUTS: dict[str, tuple[dict[str, tuple], list[str]]] = {
             "score": (5, 1.5, "output", "score", "out.score"),
         },
         [
-            "picture hrnet fine reduce box_head box",
-            "picture clip what reduce",
+            "image hrnet fine reduce box_head box",
+            "image clip what reduce",
             "phrase text said reduce score_head score",
         ],
     ),
     "clip-rpn-concat": (
         {
-            "picture": (0, 0, "input", "picture", "images"),
+            "image": (0, 0, "input", "image", "images"),
             "phrase": (0, 1, "input", "phrase", "tokens"),
             "clip": (1, 0, "backbone", "CLIP, last map", "image.map"),
             "text": (1, 1, "backbone", "CLIP, phrase", "text.pooled"),
@@ -65,11 +65,11 @@ LAYOUTS: dict[str, tuple[dict[str, tuple], list[str]]] = {
             "box": (5, 0, "output", "box: the best one", "out.boxes_cxcywh"),
             "score": (5, 1, "output", "score: objectness", "out.score"),
         },
-        ["picture clip fuse rpn nms box", "phrase text fuse", "nms score"],
+        ["image clip fuse rpn nms box", "phrase text fuse", "nms score"],
     ),
     "clip-rpn-attention": (
         {
-            "picture": (0, 0, "input", "picture", "images"),
+            "image": (0, 0, "input", "image", "images"),
             "phrase": (0, 1, "input", "phrase", "tokens"),
             "clip": (1, 0, "backbone", "CLIP, last map", "image.map"),
             "text": (1, 1, "backbone", "CLIP, phrase", "text.pooled"),
@@ -79,11 +79,11 @@ LAYOUTS: dict[str, tuple[dict[str, tuple], list[str]]] = {
             "box": (5, 0, "output", "box: the best one", "out.boxes_cxcywh"),
             "score": (5, 1, "output", "score: objectness", "out.score"),
         },
-        ["picture clip fuse rpn nms box", "phrase text fuse", "nms score"],
+        ["image clip fuse rpn nms box", "phrase text fuse", "nms score"],
     ),
     "detector-clip": (
         {
-            "picture": (0, 0, "input", "picture", ""),
+            "image": (0, 0, "input", "image", ""),
             "phrase": (0, 1, "input", "phrase", ""),
             "detector": (1, 0, "backbone", "detector:\nn proposals", ""),
             "crops": (2, 0, "backbone", "CLIP of each crop", ""),
@@ -95,11 +95,11 @@ LAYOUTS: dict[str, tuple[dict[str, tuple], list[str]]] = {
             "box": (5, 0, "output", "box: a proposal", ""),
             "score": (5, 1, "output", "score: its share", ""),
         },
-        ["picture detector crops cosine prior box", "phrase text cosine", "phrase rules places prior score"],
+        ["image detector crops cosine prior box", "phrase text cosine", "phrase rules places prior score"],
     ),
     "transvg": (
         {
-            "picture": (0, 0.5, "input", "picture", "images"),
+            "image": (0, 0.5, "input", "image", "images"),
             "phrase": (0, 2, "input", "phrase", "tokens"),
             "clip": (1, 0, "backbone", "CLIP, three levels;\nthe middle one", "image.clip3"),
             "hrnet": (1, 1, "backbone", "HRNet, stride 16", "image.hrnet"),
@@ -114,15 +114,15 @@ LAYOUTS: dict[str, tuple[dict[str, tuple], list[str]]] = {
             "score": (5, 2, "output", "score", "out.score"),
         },
         [
-            "picture clip map encoder box_head box",
-            "picture hrnet map",
+            "image clip map encoder box_head box",
+            "image hrnet map",
             "phrase text words encoder score_head score",
             "reg encoder",
         ],
     ),
     "dense-grounder": (
         {
-            "picture": (0, 0.5, "input", "picture", "images"),
+            "image": (0, 0.5, "input", "image", "images"),
             "phrase": (0, 2, "input", "phrase", "tokens"),
             "clip": (1, 0, "backbone", "CLIP, three levels;\nthe middle one", "image.clip3"),
             "hrnet": (1, 1, "backbone", "HRNet, stride 16", "image.hrnet"),
@@ -137,8 +137,8 @@ LAYOUTS: dict[str, tuple[dict[str, tuple], list[str]]] = {
             "score": (5, 2, "output", "score, presence", "out.score"),
         },
         [
-            "picture clip map blocks cell box",
-            "picture hrnet map",
+            "image clip map blocks cell box",
+            "image hrnet map",
             "phrase text words blocks judge score",
             "cell heatmap",
         ],
@@ -148,7 +148,7 @@ LAYOUTS: dict[str, tuple[dict[str, tuple], list[str]]] = {
 
 @torch.no_grad()
 def shapes_of(model: GroundingModel, images: Tensor, tokens: Tensor, image_index: Tensor) -> dict[str, Shape]:
-    """Shapes of what a model's parts put out, with B, N and L for pictures, phrases and tokens.
+    """Shapes of what a model's parts put out, with B, N and L for images, phrases and tokens.
 
     Returns:
         By the name of the part, as in `named_modules`; and `images`, `tokens`, `image.KEY`, `text.KEY` and
@@ -188,7 +188,7 @@ def shapes_of(model: GroundingModel, images: Tensor, tokens: Tensor, image_index
 def draw_architecture(
     name: str, shapes: Mapping[str, Shape] | None = None, title: str = "", path: PathLike = None
 ) -> StyledFigure:
-    """The blocks of a model, from picture and phrase on the left to the box on the right.
+    """The blocks of a model, from image and phrase on the left to the box on the right.
 
     Args:
         name: a key of `LAYOUTS`.

@@ -119,7 +119,7 @@ def presence_histogram(
     title: str = "",
     threshold: float | None = 0.5,
 ) -> Figure:
-    """Presence of phrases that are in their picture, and of phrases that fit nothing in it.
+    """Presence of phrases that are in their image, and of phrases that fit nothing in it.
 
     Args:
         present, absent: (N,) and (M,) values in [0, 1].
@@ -128,7 +128,7 @@ def presence_histogram(
     present, absent = np.asarray(present, dtype=float), np.asarray(absent, dtype=float)
     figure = StyledFigure(figsize=(6.4, 3.9), layout="constrained")
     ax = figure.subplots()
-    groups = (("in the picture", present, BAR_COLORS[0]), ("absent", absent, ABSENT_COLOR))
+    groups = (("in the image", present, BAR_COLORS[0]), ("absent", absent, ABSENT_COLOR))
     for name, values, color in groups:
         percent = np.full(len(values), 100 / len(values))
         label = f"{name} (n = {len(values):,})"

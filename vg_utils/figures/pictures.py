@@ -42,12 +42,12 @@ def draw_boxes(
     presence: float | None = None,
     note: str = "",
 ) -> None:
-    """Draw a picture with its true and its predicted box; the phrase, a note and the numbers are the title.
+    """Draw an image with its true and its predicted box; the phrase, a note and the numbers are the title.
 
     Args:
-        ax: where to; its axes count pixels of the picture.
-        image: a picture of any mode and size.
-        truth_xyxy: corners in pixels of the picture, or None; likewise `prediction_xyxy`.
+        ax: where to; its axes count pixels of the image.
+        image: an image of any mode and size.
+        truth_xyxy: corners in pixels of the image, or None; likewise `prediction_xyxy`.
         iou: of the two boxes, in [0, 1], or None.
         score: the model's confidence, or None.
         presence: the probability that the phrase fits anything, or None.
@@ -82,7 +82,7 @@ def draw_boxes(
 def prediction_grid(
     items: Sequence[dict], columns: int = 3, title: str = "", path: PathLike = None
 ) -> Figure:
-    """Pictures with their boxes, side by side, under one legend.
+    """Images with their boxes, side by side, under one legend.
 
     Args:
         items: dicts with `image`, `phrase` and, each optional or None, `truth_xyxy`, `prediction_xyxy`,
@@ -97,7 +97,7 @@ def prediction_grid(
     columns = min(columns, len(items))
     width, title_height = 3.2, 0.5  # inches, of a panel
     shapes = [np.clip(item["image"].height / item["image"].width, 1 / 8, 1.4) for item in items]
-    # A row is as high as its tallest picture, so that rows of landscape pictures leave no gap.
+    # A row is as high as its tallest image, so that rows of landscape images leave no gap.
     starts = range(0, len(items), columns)
     heights = [title_height + width * max(shapes[start : start + columns]) for start in starts]
     figure = StyledFigure(figsize=(max(width * columns, 4), sum(heights) + 0.8), layout="constrained")
@@ -128,7 +128,7 @@ def worst_rows(rows: pd.DataFrame, k: int = 9) -> pd.DataFrame:
 
 
 def grid_items(rows: pd.DataFrame, load: Callable[[int], Image.Image]) -> list[dict]:
-    """Items for `prediction_grid` from rows of an evaluation; `load` gives the picture of an image_id."""
+    """Items for `prediction_grid` from rows of an evaluation; `load` gives the image of an image_id."""
     return [
         {"image": load(row["image_id"]), "phrase": row["text"], "iou": row["iou"], "score": row["score"]}
         | {"truth_xyxy": [row[name] for name in ("tx1", "ty1", "tx2", "ty2")]}
@@ -146,7 +146,7 @@ def worst_failures(rows: pd.DataFrame, load: Callable[[int], Image.Image], k: in
 
 
 # Perceptually uniform, without the yellow end, from which a yellow box would not stand out. The lower a
-# value, the more of the picture shows through.
+# value, the more of the image shows through.
 HEAT = ListedColormap(
     mpl.colormaps["magma"](np.linspace(0.2, 0.8, 256)) * [1, 1, 1, 0] + np.linspace(0, [0, 0, 0, 0.85], 256)
 )
@@ -162,12 +162,12 @@ def heatmap_grid(
     threshold: float | None = None,
     columns: int = 3,
 ) -> Figure:
-    """One picture, a panel for each phrase: where the model sees it, the box it gives, and the true one.
+    """One image, a panel for each phrase: where the model sees it, the box it gives, and the true one.
 
     Args:
-        image: the picture that the predictions are of.
+        image: the image that the predictions are of.
         predictions: of `Grounder.ground`, with heat maps.
-        truths_xyxy: the true box of each phrase, corners in pixels of the picture, or None.
+        truths_xyxy: the true box of each phrase, corners in pixels of the image, or None.
         threshold: a phrase whose presence is below it is "not found", and gets no box.
         columns: panels in a row.
 

@@ -1,4 +1,4 @@
-"""Figures: boxes on pictures, training curves, where a model errs and how systems compare.
+"""Figures: boxes on images, training curves, where a model errs and how systems compare.
 
 Every function returns a matplotlib figure and saves it where a `path` is given. Nothing goes through pyplot:
 no window opens, nothing stays open in the background, and a notebook shows a figure once, as a cell's last

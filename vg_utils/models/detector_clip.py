@@ -92,7 +92,7 @@ class DetectorClip:
             DataError: a file that is missing or does not decode.
             ConfigError: the source is `oracle`, and no boxes were given.
         """
-        self._looked = None  # should this picture fail, nothing answers about the one before
+        self._looked = None  # should this image fail, nothing answers about the one before
         picture = load_image(image)
         if boxes_xyxy is None:
             boxes_xyxy = self.source.propose([picture])[0]
@@ -108,7 +108,7 @@ class DetectorClip:
         """
         phrases = [phrases] if isinstance(phrases, str) else list(phrases)
         if self._looked is None:
-            raise ValueError("no picture to look at: call set_image(image) before ground(phrases)")
+            raise ValueError("no image to look at: call set_image(image) before ground(phrases)")
         cleaned = [clean_text(phrase) for phrase in phrases]
         if not all(cleaned):
             raise DataError(f"expected phrases with at least one word, got {phrases}")

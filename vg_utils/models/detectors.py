@@ -1,6 +1,6 @@
 """Where `detector-clip` gets its proposals: a torchvision detector, YOLO, or the annotations themselves.
 
-Every source has `propose(pictures, examples)`: boxes_xyxy (n, 4) in original pixels for each image, the
+Every source has `propose(images, examples)`: boxes_xyxy (n, 4) in original pixels for each image, the
 surest first. Classes are dropped: CLIP says what is in a box.
 
 Three things to know when reading results. A detector trained on COCO has seen RefCOCOg's test images with
@@ -35,7 +35,7 @@ LONGEST_SIDE = 1600  # pixels that a detector is shown; most shrink an image to 
 MOST_ELONGATED = (
     16  # an image longer than this is stretched, or detectors would shrink its short side to nothing
 )
-SEEN = "a detector trained on COCO has seen RefCOCOg's test pictures"
+SEEN = "a detector trained on COCO has seen RefCOCOg's test images"
 
 
 class ProposalSource(Protocol):
@@ -149,7 +149,7 @@ class Oracle:
         """See `ProposalSource`; in the order of the annotations, all of them, each box once."""
         if examples is None:
             raise ConfigError(
-                "model.detector_clip.detector: oracle proposes annotated boxes, and this picture has none: "
+                "model.detector_clip.detector: oracle proposes annotated boxes, and this image has none: "
                 "choose a detector, or give set_image the boxes to choose from"
             )
         boxes = [e.object_boxes_xyxy or tuple(x.box_xyxy for x in e.expressions) for e in examples]

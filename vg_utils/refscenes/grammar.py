@@ -1,10 +1,10 @@
-"""The meaning of RefScenes' expressions: small programs that are executed on what a picture shows.
+"""The meaning of RefScenes' expressions: small programs that are executed on what an image shows.
 
 A program is a nested tuple; "the ball left of the red thing" is
 `("relation", "left", (("shape", "sphere"),), ("only", (("color", "red"),)))`. Executing it gives the solid
 that it means, or None where none fits, several do or one nearly does: what one could dispute is not used.
 `fits_nothing` tells the case that none does, beyond dispute, apart from the others. Left and right mirror
-each other exactly: with the words swapped a program means the same in the mirrored picture.
+each other exactly: with the words swapped a program means the same in the mirrored image.
 
 `vg_utils.refscenes.expressions` invents programs for a given solid and puts them into words,
 `vg_utils.refscenes.near_misses` changes them into such as fit nothing.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 ATTRIBUTES = ("shape", "color", "material", "size")
-SIDE_MARGIN = 0.07  # share of the picture's width that makes left and right clear
+SIDE_MARGIN = 0.07  # share of the image's width that makes left and right clear
 ORDER_MARGIN = 0.05  # the same between neighbours in a row
 DEPTH_MARGIN = 0.9  # world units that make behind and in front clear
 ASIDE = 0.30  # behind and in front are disputable beyond this share of the width aside
@@ -34,14 +34,14 @@ Verdicts = dict[int, bool | None]  # of the solids with the right attributes: fi
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What can be told about the N solids of one picture; lists with one entry for each.
+    """What can be told about the N solids of one image; lists with one entry for each.
 
     Attributes:
         looks: attribute to value, for every attribute in `ATTRIBUTES`.
-        x: middle of the visible box, 0 at the left edge of the picture and 1 at the right.
+        x: middle of the visible box, 0 at the left edge of the image and 1 at the right.
         depth: how far behind the middle of the scene, in world units.
         across: how far to the right of the middle of the scene, in world units.
-        area: visible box as a share of the picture.
+        area: visible box as a share of the image.
     """
 
     looks: list[dict[str, str]]
@@ -51,7 +51,7 @@ class Facts:
     area: list[float]
 
     def mirrored(self) -> Facts:
-        """The facts of the mirrored picture."""
+        """The facts of the mirrored image."""
         return Facts(self.looks, [1 - x for x in self.x], self.depth, [-a for a in self.across], self.area)
 
 
@@ -131,7 +131,7 @@ def extreme(facts: Facts, side: str, wanted: Filter) -> Verdicts:
 
 
 def zone(facts: Facts, where: str, wanted: Filter) -> Verdicts:
-    """Those in the left, right or middle part of the picture."""
+    """Those in the left, right or middle part of the image."""
 
     def verdict(x: float) -> bool | None:
         if where == "middle":

@@ -1,4 +1,4 @@
-"""Phrases of RefScenes that fit nothing in the picture: true ones with exactly one thing changed.
+"""Phrases of RefScenes that fit nothing in the image: true ones with exactly one thing changed.
 
 One attribute, side, relation or rank becomes another, or the solid that the phrase leans on does. What comes
 out is executed, and kept only if it fits no solid beyond dispute (`grammar.fits_nothing`). It is put into
@@ -36,9 +36,9 @@ EXCHANGES = {  # (kind of program or attribute, place in it): groups of words th
     ("relation", 1): (("left", "right", "behind", "front"), ("larger", "smaller")),
 }
 ANCHORS = {"relation": (3,), "between": (2, 3)}  # kind of program: places of the solids that it leans on
-TRIES = 100  # phrases to start from, before a picture goes without
+TRIES = 100  # phrases to start from, before an image goes without
 SELDOM = {4: 0.1, "middle": 0.3}  # words that fit nothing too readily: how often such a change is let through
-PRESENT = 0.85  # how often an attribute may become only one that some solid of the picture has, if that works
+PRESENT = 0.85  # how often an attribute may become only one that some solid of the image has, if that works
 
 
 def write_absent(
@@ -47,7 +47,7 @@ def write_absent(
     """Up to `count` different phrases that fit nothing: (solid it was true of, family, program, text) each.
 
     Args:
-        facts: the picture.
+        facts: the image.
         random: the only source of chance.
         count: how many are wanted.
         novel: of the split that shows `HELD_OUT` pairs; elsewhere no phrase names one, or its name alone

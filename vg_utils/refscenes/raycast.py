@@ -2,10 +2,10 @@
 
 The work goes where the solids are. A solid's corners give a rectangle on the screen, the pixels of all the
 rectangles of a batch form one flat list of candidates, and each candidate meets one solid only; the nearest
-hit of a ray wins by a scattered minimum. Loops run over the four shapes, not over pictures, solids or pixels.
+hit of a ray wins by a scattered minimum. Loops run over the four shapes, not over images, solids or pixels.
 
 World: x to the right, y away from the camera, z up, the ground is z = 0. The camera looks along +y, so that
-mirroring the picture mirrors x alone. A solid of radius s is its unit solid, standing on the ground, times s.
+mirroring the image mirrors x alone. A solid of radius s is its unit solid, standing on the ground, times s.
 Sums are written out by component: a matrix product may round differently when the batch has another size.
 """
 
@@ -42,7 +42,7 @@ class Solid:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything that a picture shows.
+    """Everything that an image shows.
 
     `camera` is (elevation, distance, aim_y, tangent of half the field of view): the camera looks down by
     `elevation` radians at (0, aim_y, 0). `lamp` is the direction to the lamp, of length one. `ground` is
@@ -170,8 +170,8 @@ def cast(batch: SceneBatch, rays: Rays, size: int, rank: Tensor | None = None) -
     Args:
         batch: the scenes.
         rays: P rays, from `pixel_rays`.
-        size: side of the pictures in pixels.
-        rank: None for whole pictures; else (B * size * size,), which four of the rays are a pixel's, or -1.
+        size: side of the images in pixels.
+        rank: None for whole images; else (B * size * size,), which four of the rays are a pixel's, or -1.
     """
     rectangles = screen_rectangles(batch, corners(batch), size)
     depth = torch.full_like(rays.dx, torch.inf)
@@ -219,7 +219,7 @@ def corners(batch: SceneBatch) -> Tensor:
 
 
 def screen_rectangles(batch: SceneBatch, points: Tensor, size: int, margin: float = 0.0) -> Tensor:
-    """Pixels that the hulls of (M, K, 3) points can cover, `margin` (a share of the picture) wider.
+    """Pixels that the hulls of (M, K, 3) points can cover, `margin` (a share of the image) wider.
 
     Returns:
         int64 (M, 4): first column, the one past the last, first row, the one past the last.
@@ -243,7 +243,7 @@ def candidates(
         batch: the scenes.
         rectangles: (M, 4), from `screen_rectangles`.
         chosen: bool (M,), the solids to list.
-        size: side of the pictures in pixels.
+        size: side of the images in pixels.
         rank: as in `cast`.
     """
     solids = chosen.nonzero().squeeze(1)

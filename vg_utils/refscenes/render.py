@@ -1,6 +1,6 @@
 """Draws batches of RefScenes: visible solids, light and shadow, smooth edges, in plain torch.
 
-Each picture is cast once with a ray per pixel; only the pixels at an edge are then cast again with four. The
+Each image is cast once with a ray per pixel; only the pixels at an edge are then cast again with four. The
 lamp is a small disc of points, so shadows are soft; what a solid can shade lies in the hull of the solid
 and its shadow on the ground, whose rectangle on the screen lists the candidates, as for solids themselves.
 """
@@ -48,7 +48,7 @@ def render(batch: SceneBatch, size: int) -> tuple[Tensor, Tensor]:
 
     Args:
         batch: B scenes.
-        size: side of the square pictures in pixels.
+        size: side of the square images in pixels.
 
     Returns:
         images: uint8 (B, 3, size, size), sRGB.

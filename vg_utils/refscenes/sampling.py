@@ -29,7 +29,7 @@ COLORS = {  # sRGB, 0 to 255
 MATERIALS = ("matte", "metal")
 SIZES = {"small": 0.74, "medium": 1.10, "large": 1.62}  # radius in world units
 
-# Pairs that no picture of train, val or test holds, and that every referred object of `novel` is one of. Each
+# Pairs that no image of train, val or test holds, and that every referred object of `novel` is one of. Each
 # colour is held out once and each shape twice, so all words occur in training.
 HELD_OUT = frozenset(
     {
@@ -57,17 +57,17 @@ PALETTES = (
     ((160, 128, 96), (118, 90, 68), (216, 202, 184)),  # oak
     ((104, 120, 120), (128, 142, 140), (190, 200, 198)),  # verdigris
 )
-FACTS_SIZE = 96  # what can be seen and told is measured on pictures of this size, whatever size is drawn
+FACTS_SIZE = 96  # what can be seen and told is measured on images of this size, whatever size is drawn
 MIN_SEEN = 0.42  # share of its silhouette that must be visible of every solid
-MIN_AREA, MAX_AREA = 0.019, 0.34  # of its box, as a share of the picture
+MIN_AREA, MAX_AREA = 0.019, 0.34  # of its box, as a share of the image
 MIN_SOLIDS, MAX_SOLIDS = 3, 8
 GAP = 0.12  # world units between neighbours at least
-FRAME = 1.04  # how far solids may reach; beyond 1 the edge of the picture cuts them a little
+FRAME = 1.04  # how far solids may reach; beyond 1 the edge of the image cuts them a little
 MAX_COVER = (
     0.5  # share of a solid's rectangle that a nearer one may cover; what can really be seen is measured later
 )
 
-# Referred solids of a picture: how many, and how often. Val, test and novel are as RefCOCOg is; a picture of
+# Referred solids of an image: how many, and how often. Val, test and novel are as RefCOCOg is; an image of
 # train has more to learn from, and costs no more to draw.
 REFS = {"train": {2: 0.05, 3: 0.25, 4: 0.70}}
 REFS_ELSEWHERE = {1: 0.2, 2: 0.8}
@@ -134,7 +134,7 @@ def sample_scene(random: Random, novel: bool = False) -> Scene | None:
 
 
 def away_from_middle(random: Random) -> float:
-    """A number in [-1, 1], seldom near 0: else one box in the middle of all pictures would score well."""
+    """A number in [-1, 1], seldom near 0: else one box in the middle of all images would score well."""
     return random.choice((-1, 1)) * random.random() ** 0.45
 
 
@@ -261,7 +261,7 @@ def without_hidden(scenes: dict[int, Scene], device: str) -> dict[int, Scene]:
 
 
 def tell(scene: Scene, boxes_xyxy: list[list[float]]) -> Facts:
-    """The facts that expressions are executed on; boxes as shares of the picture."""
+    """The facts that expressions are executed on; boxes as shares of the image."""
     return Facts(
         looks=[{name: getattr(solid, name) for name in ATTRIBUTES} for solid in scene.solids],
         x=[(x1 + x2) / 2 for x1, _, x2, _ in boxes_xyxy],
@@ -272,7 +272,7 @@ def tell(scene: Scene, boxes_xyxy: list[list[float]]) -> Facts:
 
 
 def refer(facts: Facts, random: Random, split: str) -> list[tuple[int, list[tuple[str, tuple, str]]]]:
-    """Some solids, as many as the split's pictures have, with one to three sentences each."""
+    """Some solids, as many as the split's images have, with one to three sentences each."""
     free = may_refer(facts, split == "novel")
     weights = REFS.get(split, REFS_ELSEWHERE)
     refs = []

@@ -29,7 +29,7 @@ class Records:
         self._absent: list[tuple[dict, dict]] = []  # what an absent phrase needs besides its sentence
 
     def add(self, first_id: int, scenes: list[dict]) -> None:
-        """Add the scenes, whose pictures have the ids from `first_id` on."""
+        """Add the scenes, whose images have the ids from `first_id` on."""
         for image_id, scene in enumerate(scenes, first_id):
             split = sys.intern(scene["split"])
             picture = {

@@ -2,7 +2,7 @@
 
 Solids in eight colours on textured ground, with expressions that are needed because things look alike. Splits
 are train, val, test and `novel`, whose referred objects are of pairs of colour and shape that no other split
-shows. A scene depends on (seed, split, index) alone: not on the batch, nor on the size of the picture.
+shows. A scene depends on (seed, split, index) alone: not on the batch, nor on the size of the image.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from vg_utils.refscenes.render import look, render, visible_boxes
 from vg_utils.refscenes.sampling import plan_scenes
 from vg_utils.refscenes.scene_records import Records
 
-VERSION = 2  # raise it whenever the same seed gives other pictures or sentences
+VERSION = 2  # raise it whenever the same seed gives other images or sentences
 SPLITS = ("train", "val", "test", "novel")
 MARKER = "refscenes.json"  # in a folder of RefScenes: the numbers that it is made with
 JPEG_QUALITY = 92
 BATCH_ON_CPU, BATCH_ON_GPU = 8, 128  # scenes that are drawn together
-FEW_ON_CPU = 400  # fewer pictures are drawn before the processes have started
+FEW_ON_CPU = 400  # fewer images are drawn before the processes have started
 FEW_PICTURES = 5_000  # are drawn before processes have started
 MOST_PROCESSES = 14  # beyond, they wait for the GPU
-GPU_BYTES = 1e9, 400  # that a process takes: for itself, and for each pixel of the pictures of a batch
+GPU_BYTES = 1e9, 400  # that a process takes: for itself, and for each pixel of the images of a batch
 
 
 def make_scenes(
@@ -60,7 +60,7 @@ def make_scenes(
         split: one of `SPLITS`.
         start: index of the first scene in its split.
         count: how many scenes.
-        size: side of the square pictures in pixels.
+        size: side of the square images in pixels.
         seed: the same seed gives the same scenes, whatever `count` and `size` are.
         device: where to draw; None takes a GPU if there is one. Devices may differ in rounding.
         draw: False skips the drawing, not the boxes.
@@ -71,7 +71,7 @@ def make_scenes(
             `material`, `size`, `box_xywh` and `area`, of the visible pixels), `refs` (dicts of
             `object`, an index, and `sentences`, dicts of `text`, `family` and `program`) and `absent` (dicts
             of `text`, `family`, `program` and `of`, the index of the solid that it was true of until one
-            thing was changed): what fits nothing in the picture.
+            thing was changed): what fits nothing in the image.
 
     Raises:
         ValueError: an unknown split, a negative start, or a size below 32.
@@ -113,7 +113,7 @@ def make_scenes(
 
 
 def absent_phrases(facts: Facts, seed: str, split: str) -> list[dict]:
-    """Phrases that fit nothing in the picture, drawn with a seed of their own, so that refs do not change."""
+    """Phrases that fit nothing in the image, drawn with a seed of their own, so that refs do not change."""
     random = Random(seed)
     count = 2 if split == "train" else random.choice((1, 2))
     phrases = write_absent(facts, random, count, split == "novel")
@@ -130,18 +130,18 @@ def write_scenes(
     counts: dict[str, int] | None = None,
     processes: int | None = None,
 ) -> Path:
-    """Write RefScenes in RefCOCOg's layout: `images` pictures of train, a fifth each of the others.
+    """Write RefScenes in RefCOCOg's layout: `images` images of train, a fifth each of the others.
 
     A run that was cut short goes on where it stopped when called again; a complete folder is left as it is.
 
     Args:
         root: folder for `annotations/` and `images/`.
-        images: number of training pictures.
-        size: side of the square pictures in pixels.
+        images: number of training images.
+        size: side of the square images in pixels.
         seed: of everything.
         device: where to draw; None takes a GPU if there is one.
         progress: show a bar.
-        counts: pictures of other splits, such as `{"val": 2000, "test": 4000}`, where a fifth is not wanted.
+        counts: images of other splits, such as `{"val": 2000, "test": 4000}`, where a fifth is not wanted.
         processes: how many draw at once, beside this one; 0 draws in threads of this one. None takes several
             for a large set on a GPU, where the planning, in Python, is what takes time. The files are the
             same. New processes import the script that calls this: it needs `if __name__ == "__main__":`.
@@ -222,7 +222,7 @@ def check_folder(root: Path, marker: Path, made_with: dict) -> None:
 def processes_of_a_program(pictures: int) -> int | None:
     """What a program that may start processes gives `write_scenes`: on a CPU, one a core for a large set.
 
-    Half of the time that a picture takes there is planning, in Python, where threads wait for each other.
+    Half of the time that an image takes there is planning, in Python, where threads wait for each other.
     """
     if torch.cuda.is_available() or pictures < FEW_ON_CPU:
         return None
@@ -230,7 +230,7 @@ def processes_of_a_program(pictures: int) -> int | None:
 
 
 def useful_processes(device: str, pictures: int, size: int) -> int:
-    """How many processes draw that many pictures soonest; 0 where threads do, or starting takes longer.
+    """How many processes draw that many images soonest; 0 where threads do, or starting takes longer.
 
     On a GPU planning in Python holds the drawing up. An H200 with 16 cores draws 160 scenes of 224 pixels a
     second in threads, 580 in 8 processes and 700 in 14, and then it is the GPU that is busy; each further
@@ -265,7 +265,7 @@ def _begin_drawing(device: str, number: Synchronized) -> None:
 def draw_all(
     folder: Path, counts: dict[str, int], size: int, seed: int, device: str, processes: int = 0
 ) -> Iterator[tuple[int, list[dict]]]:
-    """Write the missing pictures; yield the first picture's id and the scenes of each batch, in order."""
+    """Write the missing images; yield the first image's id and the scenes of each batch, in order."""
     on_cpu = torch.device(device).type == "cpu"
     step = BATCH_ON_CPU if on_cpu else BATCH_ON_GPU
     jobs, first_id = [], 1
@@ -294,14 +294,14 @@ def draw_all(
 def draw_batch(
     folder: Path, size: int, seed: int, device: str, job: tuple[str, int, int, int]
 ) -> tuple[int, list[dict]]:
-    """Write those pictures of one batch that are missing; its first picture's id and its scenes.
+    """Write those images of one batch that are missing; its first image's id and its scenes.
 
     Args:
-        folder, size, seed, device: see `write_scenes`; the folder is that of the pictures.
-        job: split, index of the first scene in it, number of scenes, id of the first picture.
+        folder, size, seed, device: see `write_scenes`; the folder is that of the images.
+        job: split, index of the first scene in it, number of scenes, id of the first image.
     """
     if torch.device(device).type == "cpu":
-        # Of this thread only: small tensors gain more from pictures drawn side by side.
+        # Of this thread only: small tensors gain more from images drawn side by side.
         torch.set_num_threads(1)
     split, start, count, image_id = job
     paths = [folder / picture_name(image_id + i) for i in range(count)]

@@ -15,9 +15,7 @@ from vg_utils.refscenes.raycast import SceneBatch, columns, pick
 
 Vector = tuple[Tensor, Tensor, Tensor]  # x, y and z of P points or directions, (P,) each
 GROUNDS = ("checker", "planks", "tiles", "terrazzo", "plaster", "stripes")
-NOISE_SIDE = (
-    512  # pixels of the noise picture, which repeats every `NOISE_PERIOD` units of its own coordinates
-)
+NOISE_SIDE = 512  # pixels of the noise image, which repeats every `NOISE_PERIOD` units of its own coordinates
 NOISE_PERIOD = 16.0
 FOG_START, FOG_END = 6.0, 19.0  # how far behind the middle of the scene the ground fades into the backdrop
 

@@ -69,7 +69,7 @@ def fit(
     Raises:
         ConfigError: a fresh run in a directory that has one, a resumed run with other settings or data, or
             settings that do not go together.
-        DataError: a split that cannot be read, or has no usable picture.
+        DataError: a split that cannot be read, or has no usable image.
         TrainingError: a loss is not finite; it is stopped before anything is saved.
     """
     run_dir = Path(run_dir)
@@ -140,7 +140,7 @@ class _Run:
         return self.model if self.average is None else self.average.model
 
     def train_epoch(self, progress: bool) -> dict[str, float]:
-        """One pass over the training pictures, from the batch where a killed run left it."""
+        """One pass over the training images, from the batch where a killed run left it."""
         train, accelerator = self.config.train, self.accelerator
         self.network.train()
         started, pairs = time.perf_counter(), 0
@@ -180,7 +180,7 @@ class _Run:
     def validate(
         self, examples: Examples, loader: GroundingLoader, judge: ClipBackbone | None
     ) -> dict[str, float]:
-        """Scores on `val`: each process has its share of the pictures, and each picture counts once.
+        """Scores on `val`: each process has its share of the images, and each image counts once.
 
         The answers also calibrate the model that gave them, so that every checkpoint is.
         """

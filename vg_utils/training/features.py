@@ -2,7 +2,7 @@
 
 A head then trains in seconds, because nothing that is frozen runs twice. A cache is a pickled dict of
 tensors, read with torch's restricted unpickler, which refuses everything that could run code. Its name is a
-hash of all that its content depends on (weights, input size, transform, pictures, phrases, boxes), so a stale
+hash of all that its content depends on (weights, input size, transform, images, phrases, boxes), so a stale
 cache is never found, and a checksum beside it finds a damaged one.
 """
 
@@ -34,7 +34,7 @@ VERSION = 2  # of the content; one more whenever the same inputs would give othe
 
 @dataclass
 class CachedBatch(Batch):
-    """A batch with features where pictures were and, if the text encoder is frozen too, where tokens were."""
+    """A batch with features where images were and, if the text encoder is frozen too, where tokens were."""
 
     images: Features  # each (B, ...), float16, or float32 where a value is beyond its range
     tokens: Tensor | Features  # int64 (N, L), or features, each (N, ...), as those of the images
@@ -70,7 +70,7 @@ class FeatureDataset(Dataset):
         return len(self.views[0]["image_ids"])
 
     def __getitems__(self, indices: list[tuple[int, int]]) -> CachedBatch:
-        """The batch of these (epoch, picture) pairs, all of one epoch."""
+        """The batch of these (epoch, image) pairs, all of one epoch."""
         view = self.views[indices[0][0] % len(self.views)]
         pictures = torch.tensor([number for _, number in indices])  # (B,)
         starts, counts = view["starts"][pictures], view["counts"][pictures]
@@ -100,7 +100,7 @@ def feature_loader(
     drop_last: bool = False,
     per_epoch: int = 0,
 ) -> GroundingLoader:
-    """Batches from a cache, in the order that `make_loader` would give the pictures themselves."""
+    """Batches from a cache, in the order that `make_loader` would give the images themselves."""
     return whole_batch_loader(FeatureDataset(paths), batch_images, shuffle, seed, drop_last, per_epoch)
 
 
@@ -117,7 +117,7 @@ def cache_features(
     """Compute what is not there yet, and return the files, one a view.
 
     Args:
-        dataset: pictures and expressions under a transform; view v is its epoch v.
+        dataset: images and expressions under a transform; view v is its epoch v.
         model: its frozen encoders are run; a text encoder that trains is left to do so (tokens are kept).
         directory: where the files go.
         views: number of epochs with different random transforms to keep; 1 for a plain letterbox.
@@ -193,7 +193,7 @@ def _encode(model: GroundingModel, batches: Sequence[Batch], count: int, device:
         "image_features": images,
         "text_features": _padded_features(parts["texts_features"]),
         "tokens": _padded(parts["tokens"]),
-        "counts": counts,  # (images,) expressions of each picture
+        "counts": counts,  # (images,) expressions of each image
         "starts": counts.cumsum(0) - counts,  # (images,) row of its first
         **copied,
     }

@@ -1,4 +1,4 @@
-"""From a config to batches: the splits as examples, and loaders of pictures or of cached features."""
+"""From a config to batches: the splits as examples, and loaders of images or of cached features."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_split(config: Config, split: str) -> list[GroundingExample]:
     """The examples of a split as the config wants them (partition, strictness, limit).
 
     Raises:
-        DataError: no picture of the split can be used, or as `load_examples` says.
+        DataError: no image of the split can be used, or as `load_examples` says.
     """
     data, report = config.data, Report()
     examples = load_examples(data.root, split, data.partition or None, data.strict, report)
@@ -50,17 +50,17 @@ def make_loaders(
 ) -> Loaders:
     """Batches to train on (augmented, shuffled) and to validate on (plain, in order).
 
-    Each process validates its own share of the pictures: none, where there are fewer of them than processes.
+    Each process validates its own share of the images: none, where there are fewer of them than processes.
 
     Raises:
-        ConfigError: pictures that shall be both cached as features and resident, batches too small for
+        ConfigError: images that shall be both cached as features and resident, batches too small for
             the model, or phrases in words that the text encoder does not know.
-        DataError: a split without pictures.
+        DataError: a split without images.
     """
     check_splits(config, model, train, val)
     if isinstance(val, ResidentPictures):
         if accelerator.num_processes > 1:
-            raise ConfigError("expected one process for pictures that are resident already, got several")
+            raise ConfigError("expected one process for images that are resident already, got several")
     else:
         val = val[accelerator.process_index :: accelerator.num_processes]
     if config.data.resident or isinstance(train, ResidentPictures):
@@ -76,7 +76,7 @@ def check_splits(
     train: Examples | ResidentPictures,
     val: Examples | ResidentPictures,
 ) -> None:
-    """Raise, as `make_loaders` says, what can be told without reading a picture."""
+    """Raise, as `make_loaders` says, what can be told without reading an image."""
     settings, least = config.train, model.smallest_batch
     if settings.cached and (config.data.resident or isinstance(train, ResidentPictures)):
         raise ConfigError("data.resident and train.cached: expected one of them, got both")
@@ -116,7 +116,7 @@ def check_words(config: Config, model: GroundingModel, train: Examples) -> None:
 
 
 def _file_loaders(config: Config, model: GroundingModel, train: Examples, val: Examples) -> Loaders:
-    """Pictures decoded anew in every epoch."""
+    """Images decoded anew in every epoch."""
     data, settings = config.data, config.train
     train_set, val_set = _datasets(config, model, train, val)
     to_train = make_loader(
@@ -144,7 +144,7 @@ def _cached_loaders(
     accelerator: Accelerator,
     progress: bool,
 ) -> Loaders:
-    """What frozen backbones say of the pictures, computed where it is not on disk yet."""
+    """What frozen backbones say of the images, computed where it is not on disk yet."""
     data, settings = config.data, config.train
     train_set, val_set = _datasets(config, model, train, val)
 
@@ -180,7 +180,7 @@ def _resident_loaders(
     accelerator: Accelerator,
     progress: bool,
 ) -> Loaders:
-    """Pictures decoded once, held and augmented on the device."""
+    """Images decoded once, held and augmented on the device."""
     data, settings = config.data, config.train
     absent, every = _absent(config, model)
 
@@ -237,5 +237,5 @@ def _leaves_one(config: Config, images: int) -> bool:
 
 
 def examples_of(split: Examples | ResidentPictures) -> Examples:
-    """The records of a split, whether or not its pictures are held on the device."""
+    """The records of a split, whether or not its images are held on the device."""
     return split.examples if isinstance(split, ResidentPictures) else split

@@ -1,7 +1,7 @@
 """After a search: the best settings and the preset's, both trained again on other seeds, and asked on test.
 
-A search's best value is too good: it is the luckiest of many, on the seed and the pictures that it was chosen
-on. So what counts is the mean over seeds that the search never saw, on pictures that nobody chose by. The
+A search's best value is too good: it is the luckiest of many, on the seed and the images that it was chosen
+on. So what counts is the mean over seeds that the search never saw, on images that nobody chose by. The
 split `test` is read here for the first time, by runs that are fixed by then.
 """
 

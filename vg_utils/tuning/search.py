@@ -305,7 +305,7 @@ def check_test(config: Config) -> None:
 def second_objective(name: str, run_dir: Path) -> float:
     """What a trained run costs: "parameters" of the whole model in millions, or "latency".
 
-    The latency is that of one picture and one phrase through the whole model: the median of 20, in
+    The latency is that of one image and one phrase through the whole model: the median of 20, in
     milliseconds. It is measured, so the same trial gives another number each time.
     """
     grounder = Grounder.load(run_dir)

@@ -6,7 +6,7 @@ trial. A range that does not hold such a value is widened to it; where it counts
 value is zero, which has none, the setting is switched off and stays so in all trials.
 
 What decides which features a frozen backbone gives (the data, the input size, the tuning of CLIP and HRNet,
-which of their maps are read) is searched only where a run trains from pictures: in a cached study every trial
+which of their maps are read) is searched only where a run trains from images: in a cached study every trial
 reads the same feature cache. To search something else, add a line to the model's function.
 """
 

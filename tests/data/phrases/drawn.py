@@ -1,4 +1,4 @@
-"""Small detection data sets for the tests of this folder: random boxes, drawn pictures."""
+"""Small detection data sets for the tests of this folder: random boxes, drawn images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLORS = {"red": (200, 20, 25), "blue": (30, 40, 190), "white": (250, 250, 250),
 
 
 def random_picture(seed: int, captions: bool = True) -> Picture:
-    """Up to nine boxes of some classes in a picture of 320x240, without pixels."""
+    """Up to nine boxes of some classes in an image of 320x240, without pixels."""
     random = Random(seed)
     boxes, categories = [], []
     for _ in range(random.randint(1, 9)):
@@ -45,7 +45,7 @@ def random_picture(seed: int, captions: bool = True) -> Picture:
 
 
 def made_and_objects(picture: Picture, seed: int = 0) -> tuple[Made, object]:
-    """A picture's phrases, and its objects looked at anew."""
+    """An image's phrases, and its objects looked at anew."""
     weights = dict.fromkeys(sorted(picture.known or ()), 1.0)
     made = make(picture, seed, weights)
     from vg_utils.data.phrases.caption_words import words_of

@@ -1,4 +1,4 @@
-"""Colours measured in drawn pictures."""
+"""Colours measured in drawn images."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def names(bits: int) -> set[str]:
 
 
 def painted(*patches) -> np.ndarray:
-    """A picture of 160x160 with rectangles (x1, y1, x2, y2, colour) in shares of its sides."""
+    """An image of 160x160 with rectangles (x1, y1, x2, y2, colour) in shares of its sides."""
     rgb = np.full((160, 160, 3), GROUND, dtype=np.uint8)
     for x1, y1, x2, y2, color in patches:
         rgb[int(y1 * 160) : int(y2 * 160), int(x1 * 160) : int(x2 * 160)] = color

@@ -100,11 +100,11 @@ def spoiled(own, change) -> None:
     [
         (lambda d: d.pop("annotations"), "a list under 'annotations'"),
         (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "expected bbox"),
-        (lambda d: d["annotations"][0].update(bbox=[190, 10, 50, 20]), "a box in the 200x150 picture"),
+        (lambda d: d["annotations"][0].update(bbox=[190, 10, 50, 20]), "a box in the 200x150 image"),
         (lambda d: d["annotations"][0].update(category_id=77), "ids of an image and a category"),
         (lambda d: d["annotations"][0].pop("id"), "expected the keys id"),
         (lambda d: d["annotations"][1].update(id=1), "each annotation id once"),
-        (lambda d: d["images"][0].update(file_name="gone.jpg"), "found no such picture"),
+        (lambda d: d["images"][0].update(file_name="gone.jpg"), "found no such image"),
         (lambda d: d["images"][0].update(width=201), "expected 201x150 pixels, got 200x150"),
         (lambda d: d["images"][0].update(width="wide"), "whole id, width and height"),
         (lambda d: d["images"][1].update(id=1), "each image id once"),
@@ -127,7 +127,7 @@ def test_bad_files(own, tmp_path):
     with pytest.raises(DataError, match="list under 'annotations'"):
         make_phrases(**own, root=out, processes=1, progress=False)
     next(own["images"].iterdir()).write_bytes(b"no jpeg")
-    with pytest.raises(DataError, match="a picture that decodes"):
+    with pytest.raises(DataError, match="an image that decodes"):
         make_phrases(own["instances"], own["images"], out, processes=1, progress=False)
     assert not out.exists()
 
@@ -136,7 +136,7 @@ def test_without_captions(own, tmp_path):
     summary = make_phrases(own["instances"], own["images"], tmp_path / "out", processes=1, progress=False)
     assert summary.phrases.total() > 10
     assert "by family" in str(summary)
-    shutil.rmtree(own["images"])  # pictures have come along
+    shutil.rmtree(own["images"])  # images have come along
     assert load_examples(tmp_path / "out", "train")
 
 
@@ -168,5 +168,5 @@ def test_absent_phrases_name_annotated_classes_only():
 def test_real_photographs(tmp_path):
     files = {"instances": PHOTOGRAPHS / "instances.json", "captions": PHOTOGRAPHS / "captions.json"}
     summary = make_phrases(**files, images=PHOTOGRAPHS / "images", root=tmp_path, processes=1, progress=False)
-    assert summary.pictures.total() > 4400
+    assert summary.images.total() > 4400
     assert summary.phrases.total() > 40_000

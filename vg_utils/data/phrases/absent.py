@@ -1,4 +1,4 @@
-"""Phrases that fit nothing in the picture: classes that are not there, true ones with one thing changed."""
+"""Phrases that fit nothing in the image: classes that are not there, true ones with one thing changed."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def absent_phrases(
     """Up to `count` different phrases that no object may fit: (text, family, meaning) each.
 
     Args:
-        objects: the picture's.
+        objects: the image's.
         true: meanings of the phrases about it, to change.
         count: how many are wanted.
         random: the only source of chance.
-        weights: how often each class is drawn; only classes that the picture's data set annotates.
+        weights: how often each class is drawn; only classes that the image's data set annotates.
         mentioned: words of its captions; what they name is not absent, annotated or not.
     """
     near = [("near miss", meaning) for meaning in changed(true, random)]

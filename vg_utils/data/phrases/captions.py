@@ -19,7 +19,7 @@ from vg_utils.data.phrases.objects import Objects
 from vg_utils.data.phrases.people import agrees, filters
 
 MAX_WORDS = 16
-LEAST_AREA = 0.015  # share of the picture: captions are about what is large
+LEAST_AREA = 0.015  # share of the image: captions are about what is large
 
 
 def phrases(captions: Sequence[list[str]], objects: Objects) -> Iterator[tuple[int, str, Meaning]]:

@@ -1,4 +1,4 @@
-"""Coarse colours of things and of clothes, measured in the picture, with what cannot be excluded.
+"""Coarse colours of things and of clothes, measured in the image, with what cannot be excluded.
 
 Every pixel is looked up in a table made in CIELAB: the colour that everybody would give it (or none), and all
 colours that somebody might. A thing is "red" when most pixels of its middle are red beyond doubt and its
@@ -39,14 +39,14 @@ AROUND_SHARE = {"whole": 0.5, "top": 0.55, "bottom": 0.3}  # of the surroundings
 AROUND_POSSIBLE = 0.7  # more in the surroundings, and it is the light that has the colour
 PLAUSIBLE_SHARE = 0.40  # of a thing that somebody might give the colour
 LEAST_PIXELS, ENOUGH_PIXELS = 16, 1000  # of a region
-READ_SIDE = 160  # pixels: decoding a smaller picture is quicker, and coarse colours need no more
+READ_SIDE = 160  # pixels: decoding a smaller image is quicker, and coarse colours need no more
 COVERED = 255
 BITS = 5  # of each channel that the table looks at
 
 
 @dataclass
 class Measured:
-    """Colours of one picture's objects: two sets, as bits, for each part ("whole", "top", "bottom").
+    """Colours of one image's objects: two sets, as bits, for each part ("whole", "top", "bottom").
 
     Attributes:
         sure: part -> for each object the colours that it has beyond doubt, bit c for `NAMES[c]`.
@@ -61,10 +61,10 @@ ALL = (1 << len(NAMES)) - 1
 
 
 def read_pixels(path: Path, size_wh: tuple[int, int]) -> np.ndarray:
-    """The picture's colour codes, uint8 (h, w), at a reduced size.
+    """The image's colour codes, uint8 (h, w), at a reduced size.
 
     Raises:
-        DataError: no picture that decodes, or one of another size than the annotations say.
+        DataError: no image that decodes, or one of another size than the annotations say.
     """
     try:
         with Image.open(path) as image:
@@ -79,7 +79,7 @@ def read_pixels(path: Path, size_wh: tuple[int, int]) -> np.ndarray:
     except DataError:
         raise
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: expected a picture that decodes, got: {error}") from error
+        raise DataError(f"{path}: expected an image that decodes, got: {error}") from error
     return codes_of(np.asarray(pixels))
 
 
@@ -124,8 +124,8 @@ def measure(codes: np.ndarray, boxes: np.ndarray, is_person: list[bool], has_col
     """Colours of the objects.
 
     Args:
-        codes: of the picture, as `codes_of` gives them.
-        boxes: (n, 4) corners in shares of the picture's sides.
+        codes: of the image, as `codes_of` gives them.
+        boxes: (n, 4) corners in shares of the image's sides.
         is_person: of each object; people have a "top" and a "bottom", other things a "whole".
         has_color: whether a colour may be said of the object at all.
     """
@@ -209,7 +209,7 @@ def thinned(region: np.ndarray) -> np.ndarray:
 def regions(crop: np.ndarray, is_person: bool, bottom_cut: bool) -> list[tuple[str, np.ndarray]]:
     """Where to look for the colour: the middle of a thing; chest and legs of a person.
 
-    Where the chest is depends on how much of a person is seen: a slim box that ends within the picture shows
+    Where the chest is depends on how much of a person is seen: a slim box that ends within the image shows
     somebody who stands, a wide one that the lower edge cuts shows head and shoulders.
     """
     height, width = crop.shape
@@ -239,13 +239,13 @@ def counts(region: np.ndarray) -> np.ndarray:
 
 
 def is_gray(overall: np.ndarray) -> bool:
-    """Whether the whole picture is black and white (or toned): there no colour is said."""
+    """Whether the whole image is black and white (or toned): there no colour is said."""
     colored = table()[1][:, 3:].any(1)
     return bool((overall @ colored) < 0.01 * overall.sum())
 
 
 def tone(overall: np.ndarray) -> np.ndarray:
-    """The colour that nearly all colour of the picture is of, as of a toned photograph; bool (11,)."""
+    """The colour that nearly all colour of the image is of, as of a toned photograph; bool (11,)."""
     shares = overall @ table()[1] * ~np.isin(NAMES, ("black", "white", "gray"))
     return (shares > 0.95 * shares.sum()) & (shares > 0.25 * overall.sum())
 

@@ -17,7 +17,7 @@ from vg_utils.data.phrases.meaning import Meaning, execute, only_one
 from vg_utils.data.phrases.objects import Objects, members
 from vg_utils.data.phrases.relations import INVERSE, related
 
-SMALL = 0.004  # share of the picture: below, nobody means it
+SMALL = 0.004  # share of the image: below, nobody means it
 SIZED = 0.01  # likewise: below, nobody compares its size
 MOST_RELATIONS = 5  # that are looked at for an object
 INTERACTIONS = ("holding", "wearing", "riding", "sitting on")
@@ -97,7 +97,7 @@ def by_size(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
 
 
 def is_whole(objects: Objects, i: int) -> bool:
-    """Whether neither the picture's edge nor another object cuts the box, which then tells the size."""
+    """Whether neither the image's edge nor another object cuts the box, which then tells the size."""
     x1, y1, x2, y2 = objects.corners[i]
     shared = np.delete(objects.intersection[i], i).max(initial=0.0)
     return min(x1, y1, 1 - x2, 1 - y2) > 0.01 and shared < 0.2 * objects.areas[i]

@@ -1,4 +1,4 @@
-"""From one picture with boxes to its phrases, each proved on the boxes."""
+"""From one image with boxes to its phrases, each proved on the boxes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vg_utils.data.phrases.objects import Objects
 from vg_utils.data.phrases.people import prove_people
 from vg_utils.data.phrases.wording import say
 
-MEANT_AREA, LEAST_AREA, LEAST_SIDE = 0.01, 0.003, 0.03  # shares of the picture: below, few and no phrases
+MEANT_AREA, LEAST_AREA, LEAST_SIDE = 0.01, 0.003, 0.03  # shares of the image: below, few and no phrases
 PER_OBJECT, PER_PERSON, PER_SMALL, PER_PICTURE = 12, 9, 2, 48
 LEAST_PHRASES, MOST_WAYS = 6, 4  # of an object, if it has them; in which one meaning is put into words
 CROWDED = 10  # so many of a class: data sets stop listing them one by one
@@ -29,16 +29,16 @@ PRESENT_PER_ABSENT = 2.5
 
 @dataclass(frozen=True)
 class Picture:
-    """What phrases of a picture are made from; plain data, so that it travels between processes.
+    """What phrases of an image are made from; plain data, so that it travels between processes.
 
     Attributes:
-        image_id: of the picture.
+        image_id: of the image.
         path: the file, or None where no colours are wanted.
         size_wh: in pixels.
         boxes_xywh: corner and size of each object in pixels, as COCO has them.
         categories: their class names.
         crowd: whether each box holds many.
-        captions: sentences about the picture.
+        captions: sentences about the image.
         known: the classes that its data set annotates; None for all.
     """
 
@@ -64,7 +64,7 @@ class Phrase:
 
 @dataclass
 class Made:
-    """The phrases of a picture, and how many proposals were left out, by family and reason."""
+    """The phrases of an image, and how many proposals were left out, by family and reason."""
 
     image_id: int
     phrases: list[Phrase] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Made:
 
 
 def make(picture: Picture, seed: int, weights: Mapping[str, float]) -> Made:
-    """All phrases of a picture.
+    """All phrases of an image.
 
     Args:
         picture: its boxes and captions.
@@ -81,7 +81,7 @@ def make(picture: Picture, seed: int, weights: Mapping[str, float]) -> Made:
         weights: of the classes that absent phrases may name.
 
     Raises:
-        DataError: the picture does not decode, or has another size.
+        DataError: the image does not decode, or has another size.
     """
     random = Random(f"phrases/{seed}/{picture.image_id}")
     words = [words_of(caption) for caption in picture.captions]
@@ -98,7 +98,7 @@ def make(picture: Picture, seed: int, weights: Mapping[str, float]) -> Made:
 
 
 def look_at(picture: Picture, words: Sequence[list[str]]) -> Objects:
-    """The picture's objects with everything that is known of them."""
+    """The image's objects with everything that is known of them."""
     boxes = np.array(picture.boxes_xywh, dtype=np.float64)
     boxes[:, 2:] += boxes[:, :2]
     boxes = np.clip(boxes / (*picture.size_wh, *picture.size_wh), 0, 1)
@@ -115,7 +115,7 @@ def look_at(picture: Picture, words: Sequence[list[str]]) -> Objects:
 
 
 def present(objects: Objects, words: Sequence[list[str]], random: Random, left_out: Counter) -> list[Phrase]:
-    """Phrases of the picture's objects, at most `PER_PICTURE`, spread over objects and families."""
+    """Phrases of the image's objects, at most `PER_PICTURE`, spread over objects and families."""
     kept: dict[int, list[Phrase]] = {i: [] for i in range(len(objects))}
     if words:
         for i, text, meaning in captions.phrases(words, objects):
@@ -134,7 +134,7 @@ def present(objects: Objects, words: Sequence[list[str]], random: Random, left_o
     ):  # in turn, so that no object crowds others out
         for i in order:
             found += [phrase for phrase in kept[i][number : number + 1] if texts[phrase.text] == 1]
-    left_out["more than the picture's share"] += max(0, len(found) - PER_PICTURE)
+    left_out["more than the image's share"] += max(0, len(found) - PER_PICTURE)
     return found[:PER_PICTURE]
 
 

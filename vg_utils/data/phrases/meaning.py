@@ -1,10 +1,10 @@
-"""What a phrase means: a noun and filters, applied in order to the objects of a picture.
+"""What a phrase means: a noun and filters, applied in order to the objects of an image.
 
 A meaning is plain data: `(noun, filter, filter ...)`. The noun is `("main", word)`, the large objects that
 the word may mean, or `("all", word)`. Each filter is a tuple of its kind and values:
 
     ("color", part, name)        part is "whole", "top", "bottom", "any" (whatever somebody wears)
-    ("side", name)               in the left, right, middle, top or bottom of the picture
+    ("side", name)               in the left, right, middle, top or bottom of the image
     ("corner", level, side)      in the top or bottom, left or right of it
     ("most", direction)          farther in a direction than all others of those left over so far
     ("rank", k, direction)       the k-th from a side, of those left over so far
@@ -59,7 +59,7 @@ def fits_nothing(meaning: Meaning, objects: Objects) -> bool:
 
 
 def mirror(meaning: Meaning) -> Meaning:
-    """The meaning in the mirrored picture: left for right and the other way round.
+    """The meaning in the mirrored image: left for right and the other way round.
 
     >>> mirror((("main", "dog"), ("most", "left")))
     (('main', 'dog'), ('most', 'right'))
@@ -81,10 +81,10 @@ def by_color(objects: Objects, fit: Fit, part: str, color: str) -> Fit:
     return Fit(fit.sure & sure, fit.maybe & (maybe | objects.crowd))
 
 
-# Of a side of the picture, in shares: centre and far edge at most, and the centre of a rival at most.
+# Of a side of the image, in shares: centre and far edge at most, and the centre of a rival at most.
 SIDE = (0.40, 0.62, 0.53)
 LEVEL_RIVAL = 0.65  # likewise of a rival at the top or bottom, where people look less closely
-MIDDLE = (0.10, 0.20)  # distance of the centre from the picture's middle: at most, and of a rival
+MIDDLE = (0.10, 0.20)  # distance of the centre from the image's middle: at most, and of a rival
 
 
 def by_side(objects: Objects, fit: Fit, side: str) -> Fit:

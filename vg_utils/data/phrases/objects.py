@@ -1,4 +1,4 @@
-"""A picture's annotated objects, and the sets of objects that words pick out: bits of whole numbers.
+"""An image's annotated objects, and the sets of objects that words pick out: bits of whole numbers.
 
 Object i is in a set when bit i is set. A `Fit` is two such sets: who fits beyond doubt, and who may fit.
 Every margin of the rules is the gap between the two; a phrase is said of the only object that may fit.
@@ -33,12 +33,12 @@ NOTHING = Fit(0, 0)
 
 @dataclass
 class Objects:
-    """The objects of one picture.
+    """The objects of one image.
 
     Attributes:
-        boxes: float64 (n, 4) corners in shares of the picture's sides, in [0, 1].
+        boxes: float64 (n, 4) corners in shares of the image's sides, in [0, 1].
         categories: n class names, as `lexicon.canonical` gives them.
-        aspect: width of the picture by its height.
+        aspect: width of the image by its height.
         crowd: set of the boxes that hold many of a class; they are rivals, never meant.
         measured: colours, or None.
         people: kind of person ("man", "woman" ...) -> set of the people who are of it, as captions prove.
@@ -72,7 +72,7 @@ class Objects:
 
     @cached_property
     def intersection(self) -> np.ndarray:
-        """Area shared by each pair of boxes, (n, n), in shares of the picture."""
+        """Area shared by each pair of boxes, (n, n), in shares of the image."""
         low = np.maximum(self.boxes[:, None, :2], self.boxes[None, :, :2])
         high = np.minimum(self.boxes[:, None, 2:], self.boxes[None, :, 2:])
         return np.clip(high - low, 0, None).prod(2)
@@ -93,7 +93,7 @@ class Objects:
 
     @cached_property
     def gap(self) -> np.ndarray:
-        """Distance of each pair of boxes, (n, n), in shares of the picture's width; 0 where they touch."""
+        """Distance of each pair of boxes, (n, n), in shares of the image's width; 0 where they touch."""
         low = np.maximum(self.boxes[:, None, :2], self.boxes[None, :, :2])
         high = np.minimum(self.boxes[:, None, 2:], self.boxes[None, :, 2:])
         apart = np.clip(low - high, 0, None)

@@ -1,4 +1,4 @@
-"""Detections and captions in COCO's layout, checked and put together as pictures."""
+"""Detections and captions in COCO's layout, checked and put together as images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vg_utils.data.phrases import lexicon
 from vg_utils.data.phrases.making import Picture
 from vg_utils.data.refer_files import Record, find_picture, require_keys
 
-LEAST_OF_A_SOURCE = 20  # pictures: fewer with a like name are no data set of their own
+LEAST_OF_A_SOURCE = 20  # images: fewer with a like name are no data set of their own
 
 
 def read_captions(path: Path) -> dict[int, list[str]]:
-    """Captions by picture."""
+    """Captions by image."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -34,9 +34,9 @@ def read_captions(path: Path) -> dict[int, list[str]]:
 
 
 def read_pictures(records: Record, path: Path, images: Path, captions: dict[int, list[str]]) -> list[Picture]:
-    """The pictures with their objects, by id; raises on the first fault."""
+    """The images with their objects, by id; raises on the first fault."""
     if not images.is_dir():
-        raise DataError(f"{images}: expected the folder of the pictures, found no such folder")
+        raise DataError(f"{images}: expected the folder of the images, found no such folder")
     for kind, keys in (("images", ("id", "width", "height")), ("categories", ("id", "name"))):
         for position, record in enumerate(records[kind]):
             require_keys(record, keys, f"{path}, {kind}, entry {position}")
@@ -63,7 +63,7 @@ def read_pictures(records: Record, path: Path, images: Path, captions: dict[int,
             raise DataError(f"{where}: expected a whole id, width and height, got {record}")
         found = find_picture([images], image_id, record.get("file_name"))
         if found is None:
-            raise DataError(f"{where}: expected {record.get('file_name')} in {images}, found no such picture")
+            raise DataError(f"{where}: expected {record.get('file_name')} in {images}, found no such image")
         own = [each for each in of_image[image_id] if check_bbox(each, size_wh, where)]
         pictures.append(
             Picture(
@@ -81,7 +81,7 @@ def read_pictures(records: Record, path: Path, images: Path, captions: dict[int,
 
 
 def check_bbox(record: Record, size_wh: tuple[int, int], where: str) -> bool:
-    """Whether the box has an area; a DataError if it is no box of the picture."""
+    """Whether the box has an area; a DataError if it is no box of the image."""
     where = f"{where}, annotation {record['id']}"
     box = record["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
@@ -89,19 +89,19 @@ def check_bbox(record: Record, size_wh: tuple[int, int], where: str) -> bool:
     x, y, width, height = box
     inside = x >= -1 and y >= -1 and x + width <= size_wh[0] + 1 and y + height <= size_wh[1] + 1
     if not inside:
-        raise DataError(f"{where}: expected a box in the {size_wh[0]}x{size_wh[1]} picture, got {box}")
+        raise DataError(f"{where}: expected a box in the {size_wh[0]}x{size_wh[1]} image, got {box}")
     return width >= 1 and height >= 1
 
 
 def annotated_classes(
     images: Sequence[Record], of_image: dict[int, list[Record]], names: dict[int, str]
 ) -> dict[int, frozenset[str]]:
-    """For each picture the classes that somebody looked for in it: only these can be said to be absent.
+    """For each image the classes that somebody looked for in it: only these can be said to be absent.
 
-    A file may mix data sets that annotate different classes. A picture may say itself which, in
-    `annotated_category_ids`. Else its source counts: the pictures whose file names are alike up to the number
+    A file may mix data sets that annotate different classes. An image may say itself which, in
+    `annotated_category_ids`. Else its source counts: the images whose file names are alike up to the number
     ("voc2007_000012.jpg") and that agree on `all_objects_annotated`. The classes of a source are those that
-    occur in it. Sources of fewer than 20 pictures are taken together.
+    occur in it. Sources of fewer than 20 images are taken together.
     """
     sources: dict[tuple, list[int]] = defaultdict(list)
     known: dict[int, frozenset[str]] = {}
@@ -123,13 +123,13 @@ def annotated_classes(
 
 
 def class_weights(pictures: Iterable[Picture]) -> dict[str, float]:
-    """How often absent phrases name a class: by the root of the number of pictures that show it."""
+    """How often absent phrases name a class: by the root of the number of images that show it."""
     counts = Counter(category for picture in pictures for category in set(picture.categories))
     return {category: number**0.6 for category, number in sorted(counts.items())}
 
 
 def known_weights(weights: dict[str, float], picture: Picture) -> dict[str, float]:
-    """Of the classes that the picture's data set annotates."""
+    """Of the classes that the image's data set annotates."""
     return {
         name: weight for name, weight in weights.items() if picture.known is None or name in picture.known
     }

@@ -228,7 +228,7 @@ PEOPLES = ("holding", "wearing", "riding", "sitting on", "having")
 
 
 def possible(objects: Objects, name: str) -> bool:
-    """Whether the picture has what the relation needs at all; it saves the work where not."""
+    """Whether the image has what the relation needs at all; it saves the work where not."""
     there = objects.of_class
     if len(objects) < 2 or (name in PEOPLES and lexicon.PERSON not in there):
         return False

@@ -24,8 +24,8 @@ from vg_utils.files import write_atomically
 
 VERSION = 1  # raise it whenever the same seed gives other phrases
 MARKER = "phrases.json"
-HELD_OUT = 5  # pictures of a hundred in val, and as many in test
-CHUNK = 64  # pictures that a process takes at a time
+HELD_OUT = 5  # images of a hundred in val, and as many in test
+CHUNK = 64  # images that a process takes at a time
 FEW_PICTURES = 500  # are made before processes have started
 
 
@@ -35,13 +35,13 @@ class Summary:
 
     Attributes:
         root: the folder.
-        pictures, phrases, absent: numbers by split.
+        images, phrases, absent: numbers by split.
         families: number of phrases by family, absent ones apart.
-        left_out: number of objects, proposals and pictures that were left out, by reason.
+        left_out: number of objects, proposals and images that were left out, by reason.
     """
 
     root: Path
-    pictures: Counter = field(default_factory=Counter)
+    images: Counter = field(default_factory=Counter)
     phrases: Counter = field(default_factory=Counter)
     absent: Counter = field(default_factory=Counter)
     families: Counter = field(default_factory=Counter)
@@ -51,9 +51,9 @@ class Summary:
         def table(counts: Counter) -> Iterator[str]:
             yield from (f"  {number:>9,}  {name}" for name, number in counts.most_common())
 
-        splits = ", ".join(f"{n:,} {split}" for split, n in self.pictures.items())
+        splits = ", ".join(f"{n:,} {split}" for split, n in self.images.items())
         lines = [
-            f"{self.root}: {self.pictures.total():,} pictures ({splits}), {self.phrases.total():,} phrases, "
+            f"{self.root}: {self.images.total():,} images ({splits}), {self.phrases.total():,} phrases, "
             f"{self.absent.total():,} that fit nothing",
             "phrases by family:",
             *table(self.families),
@@ -79,17 +79,17 @@ def make_phrases(
 
     Args:
         instances: detections in COCO's layout (`images`, `annotations` with `bbox` x, y, width, height,
-            `categories`). A picture may say `all_objects_annotated: false`, see `annotated_classes`.
-        images: folder of the pictures, under their `file_name` or COCO's name.
-        root: folder for `annotations/` and `images/`; pictures are linked (hard) where possible, else copied.
+            `categories`). An image may say `all_objects_annotated: false`, see `annotated_classes`.
+        images: folder of the images, under their `file_name` or COCO's name.
+        root: folder for `annotations/` and `images/`; images are linked (hard) where possible, else copied.
         captions: sentences in COCO's layout (`annotations` with `image_id`, `caption`), or None.
         seed: of everything.
-        processes: how many work at once; None takes one a core for many pictures. The phrases are the same.
+        processes: how many work at once; None takes one a core for many images. The phrases are the same.
             New processes import the script that calls this: it needs `if __name__ == "__main__":`.
         progress: show a bar.
 
     Raises:
-        DataError: damaged or missing files, a picture that is missing, does not decode or has another size, a
+        DataError: damaged or missing files, an image that is missing, does not decode or has another size, a
             folder with other data.
     """
     root, instances_path = Path(root), Path(instances)
@@ -111,7 +111,7 @@ def make_phrases(
     summary = Summary(root)
     out, refs, absent = to_records(records, made, splits, made_with, summary)
     if not refs:
-        raise DataError(f"{instances_path}: expected pictures with objects to speak of, made no phrase")
+        raise DataError(f"{instances_path}: expected images with objects to speak of, made no phrase")
     write_atomically(root / MARKER, json.dumps(made_with).encode())
     for picture in pictures:
         if picture.image_id in splits:
@@ -134,14 +134,14 @@ def check_folder(root: Path, made_with: dict) -> None:
 
 
 def make_some(pictures: Sequence[Picture], seed: int, weights: dict[str, float]) -> list[Made]:
-    """The work of a process: some pictures."""
+    """The work of a process: some images."""
     return [make(picture, seed, known_weights(weights, picture)) for picture in pictures]
 
 
 def make_all(
     pictures: Sequence[Picture], seed: int, weights: dict[str, float], processes: int | None, progress: bool
 ) -> Iterator[Made]:
-    """The phrases of all pictures, in order."""
+    """The phrases of all images, in order."""
     chunks = [pictures[k : k + CHUNK] for k in range(0, len(pictures), CHUNK)]
     work = partial(make_some, seed=seed, weights=weights)
     if processes is None:
@@ -159,13 +159,13 @@ def make_all(
 
 
 def split_of(file_name: str) -> str:
-    """The split of a picture, told by its name alone: more pictures, or another seed, move none of them."""
+    """The split of an image, told by its name alone: more images, or another seed, move none of them."""
     place = zlib.crc32(file_name.encode()) % 100
     return "test" if place < HELD_OUT else "val" if place < 2 * HELD_OUT else "train"
 
 
 def split_pictures(file_names: Mapping[int, str]) -> dict[int, str]:
-    """A split for each picture, by its name; of three pictures or more, one at least in each split."""
+    """A split for each image, by its name; of three images or more, one at least in each split."""
     splits = {number: split_of(name) for number, name in file_names.items()}
     for split in ("val", "test") if len(splits) > 2 else ():
         if split not in splits.values():
@@ -201,10 +201,10 @@ def to_records(
         summary.left_out.update(each.left_out)
         split = splits.get(each.image_id)
         if split is None:
-            summary.left_out["picture: nothing to say"] += 1
+            summary.left_out["image: nothing to say"] += 1
             continue
         annotations = [r for r in of_image[each.image_id] if r["bbox"][2] >= 1 and r["bbox"][3] >= 1]
-        summary.pictures[split] += 1
+        summary.images[split] += 1
         summary.phrases[split] += len(each.phrases)
         summary.absent[split] += len(each.absent)
         summary.families.update(phrase.family for phrase in each.phrases)
@@ -244,7 +244,7 @@ def to_records(
 
 
 def place(source: Path, target: Path) -> None:
-    """The picture in the new folder: another name of the same file where the disk allows it, else a copy."""
+    """The image in the new folder: another name of the same file where the disk allows it, else a copy."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -236,7 +236,7 @@ def test_run_does_everything_in_one_command(tmp_path, monkeypatch, capsys):
     assert set(saved["results"]) == set(saved["rows"]) == systems
     for system, result in saved["results"].items():
         assert set(result) >= RESULT_KEYS
-        assert result["n_expressions"] == len(saved["rows"][system])
+        assert result["n_expressions"] == len(saved["rows"][system]["iou"])
         assert system in printed
     assert "cat.jpg: the cat: box" in printed
     assert "cat.jpg: the dog: not found" in printed

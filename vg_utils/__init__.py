@@ -36,6 +36,7 @@ _FACE = {  # module -> what it is asked for
     "models.spatial": ("parse_phrase",),
     "training.engine": ("fit",),
     "training.features": ("cache_features",),
+    "pickles": ("read_pickle",),
     "predictor": ("Grounder",),
     "evaluation.confidence": ("expected_calibration_error",),
     "evaluation.metrics": ("bootstrap_ci", "breakdown", "summarise"),

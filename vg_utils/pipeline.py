@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import DataError, GroundingExample, Report, dataset_name, load_examples, load_image
 from vg_utils.evaluation.columns import USUAL
@@ -23,10 +21,10 @@ from vg_utils.files import is_vacant, write_atomically
 from vg_utils.models.checkpoints import (
     DEFAULT_CHECKPOINT,
     find_checkpoint,
-    save_pickle,
     shipped_checkpoints,
 )
 from vg_utils.models.prediction import Prediction
+from vg_utils.pickles import read_pickle, write_pickle
 from vg_utils.predictor import Grounder, default_device
 from vg_utils.presets import preset
 from vg_utils.training.engine import fit
@@ -84,8 +82,8 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
     results = {system: evaluation.results for system, evaluation in evaluated.items()}
     rows = {system: evaluation.rows for system, evaluation in evaluated.items()}
     absent = {system: e.absent for system, e in evaluated.items() if e.absent is not None}
-    save_pickle(out / "results.pkl", {"results": results, "rows": rows, "absent": absent})
-    history = pd.read_pickle(out / "history.pkl")
+    write_pickle(out / "results.pkl", {"results": results, "rows": rows, "absent": absent})
+    history = read_pickle(out / "history.pkl")
     draw_figures(out / "figures", evaluated[config.model.name], test, history, results)
     print(f"\n{name} test, {len(test)} images\n{results_table(results)}")
     if config.preset == "scenes":  # whoever runs it has seen solids only

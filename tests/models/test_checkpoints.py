@@ -27,10 +27,10 @@ from vg_utils.models.checkpoints import (
     load_weights,
     save_checkpoint,
     save_history,
-    save_pickle,
     save_weights,
 )
 from vg_utils.models.clip import ClipBackbone, tokenize
+from vg_utils.pickles import write_pickle
 from vg_utils.predictor import Grounder
 
 STATE = {"epoch": 3, "best": 0.5, "moments": {"m": torch.arange(4.0)}, "history": [{"loss": 0.1}]}
@@ -296,7 +296,7 @@ def test_a_writer_that_fails_leaves_no_temporary_file(tmp_path):
     assert path.read_text() == "old"
     assert files_in(tmp_path) == {"made", "made/results.pkl"}
     with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
-        save_pickle(path, lambda: 0)
+        write_pickle(path, lambda: 0)
     assert files_in(tmp_path) == {"made", "made/results.pkl"}
 
 

@@ -20,7 +20,6 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -32,6 +31,7 @@ from vg_utils.config import Config
 from vg_utils.files import write_atomically
 from vg_utils.models.base import GroundingModel
 from vg_utils.models.shipped import WEIGHTS_DIR, pack_tensors, unpack_tensors
+from vg_utils.pickles import write_pickle
 from vg_utils.presets import preset
 
 DEFAULT_CHECKPOINT = "photos/dense-grounder"  # the one for photographs
@@ -46,14 +46,9 @@ class CheckpointError(RuntimeError):
     """A checkpoint that is missing, damaged or of another model; the message says which and what."""
 
 
-def save_pickle(path: Path, value: Any) -> None:
-    """Pickle plain data (lists, dicts, pandas frames) for the notebooks."""
-    write_atomically(path, pickle.dumps(value))
-
-
 def save_history(run_dir: Path, history: list[dict]) -> None:
     """The epochs so far, as a pickle and as JSON lines."""
-    save_pickle(run_dir / "history.pkl", history)
+    write_pickle(run_dir / "history.pkl", history)
     lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
     write_atomically(run_dir / "history.jsonl", lines.encode())
 

@@ -16,7 +16,7 @@ from tests.models.maps import tiny_vit
 from tests.tiny import copy_of
 from vg_utils.config import ClipConfig, set_fields
 from vg_utils.files import write_atomically
-from vg_utils.models import build_model, checkpoints
+from vg_utils.models import build_model, fingerprints
 from vg_utils.models.base import GroundingModel
 from vg_utils.models.checkpoints import (
     CheckpointError,
@@ -163,8 +163,8 @@ def test_interpolated_positions_may_differ_in_their_last_bits(tiny_config, tmp_p
 
 
 def test_what_is_frozen_is_hashed_once_for_all_saves(tiny_config, tmp_path, monkeypatch):
-    hashed, sha256 = [], checkpoints._sha256
-    monkeypatch.setattr(checkpoints, "_sha256", lambda tensors: hashed.append(1) or sha256(tensors))
+    hashed, sha256 = [], fingerprints._sha256
+    monkeypatch.setattr(fingerprints, "_sha256", lambda tensors: hashed.append(1) or sha256(tensors))
     model = model_like(tiny_config).train()
     average = copy.deepcopy(model)
     for epoch in range(3):

@@ -13,23 +13,21 @@ with.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from vg_utils.config import Config
 from vg_utils.files import write_atomically
 from vg_utils.models.base import GroundingModel
+from vg_utils.models.fingerprints import fingerprint, fingerprints, full_names, omitted
 from vg_utils.models.shipped import WEIGHTS_DIR, pack_tensors, unpack_tensors
 from vg_utils.pickles import write_pickle
 from vg_utils.presets import preset
@@ -68,7 +66,7 @@ def save_checkpoint(
     fresh, old = _beside(directory, "new"), _beside(directory, "old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    prints = _fingerprints(model)
+    prints = fingerprints(model)
     save_weights(fresh / "last.safetensors", model, prints)
     torch.save(state, fresh / "state.pt")
     scored = fresh / "last.safetensors"
@@ -117,8 +115,8 @@ def save_weights(path: Path, model: GroundingModel, prints: dict[str, str] | Non
         model: whose weights they are.
         prints: the fingerprints, where they are known.
     """
-    prints = _fingerprints(model) if prints is None else prints
-    left_out = _full_names(omitted(model))
+    prints = fingerprints(model) if prints is None else prints
+    left_out = full_names(omitted(model))
     tensors = {name: value.contiguous() for name, value in model.state_dict().items() if name not in left_out}
     save_file(tensors, path, metadata={"fingerprints": json.dumps(prints)})
 
@@ -166,7 +164,7 @@ def load_weights(path: Path, model: GroundingModel) -> None:
             )
     own = model.state_dict()
     tensors = unpack_tensors(tensors, own)
-    expected_names = set(own) - _full_names({name: skipped[name] for name in prints})
+    expected_names = set(own) - full_names({name: skipped[name] for name in prints})
     missing, unknown = sorted(expected_names - set(tensors)), sorted(set(tensors) - expected_names)
     if missing or unknown:
         raise CheckpointError(
@@ -179,57 +177,6 @@ def load_weights(path: Path, model: GroundingModel) -> None:
                 f"{path}: {name}: expected {tuple(own[name].shape)}, got {tuple(value.shape)}"
             )
     model.load_state_dict(own | tensors)
-
-
-def omitted(model: GroundingModel) -> dict[str, set[str]]:
-    """Of each backbone, the names of its weights that can be had again from where they came.
-
-    They are what is neither random nor trained; running statistics go with the layer that they belong to.
-    """
-    found = {}
-    for name, backbone in model.backbones().items():
-        weights = set() if backbone.source == "random" else _frozen(backbone)
-        if weights:
-            found[name] = weights
-    return found
-
-
-def fingerprint(module: nn.Module, names: set[str] | None = None) -> str:
-    """SHA-256 of names, shapes and values (rounded to float16) of `names`, by default of what is frozen.
-
-    Positions of an image's cells are left out: they are interpolated to the size of the input, and the last
-    bits of that differ from one torch, or processor, to the next.
-
-    RN50 and HRNet take half a second, and every save asks. So they are hashed again only where torch has
-    counted a write to one of the tensors since, as it does for autograd, or one has moved.
-    """
-    names = _frozen(module) if names is None else names
-    names = {name for name in names if not name.endswith(_INTERPOLATED)}
-    tensors = {name: value for name, value in sorted(module.state_dict().items()) if name in names}
-    if any(value.is_inference() for value in tensors.values()):  # writes to these are not counted
-        return _sha256(tensors)
-    writes = [(name, value.data_ptr(), value._version) for name, value in tensors.items()]
-    if _hashed.get(module, (None, ""))[0] != writes:
-        _hashed[module] = (writes, _sha256(tensors))
-    return _hashed[module][1]
-
-
-_INTERPOLATED = ("visual.positional_embedding", "attnpool.positional_embedding")
-_hashed: WeakKeyDictionary[nn.Module, tuple[list, str]] = WeakKeyDictionary()
-
-
-def _sha256(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, value in tensors.items():
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _fingerprints(model: GroundingModel) -> dict[str, str]:
-    """Of each backbone, that of the weights that are omitted."""
-    backbones = model.backbones()
-    return {name: fingerprint(backbones[name], weights) for name, weights in omitted(model).items()}
 
 
 def find_checkpoint(name: str | Path) -> Path:
@@ -273,19 +220,3 @@ def _current(directory: Path) -> Path:
     """The checkpoint directory, or the old one where a kill came between the two renames of a save."""
     old = _beside(directory, "old")
     return old if old.exists() and not directory.exists() else directory
-
-
-def _frozen(module: nn.Module) -> set[str]:
-    """Names of the weights and buffers of the parts of a module that do not train."""
-    names = set()
-    for path, part in module.named_modules():
-        own = dict(part.named_parameters(recurse=False))
-        trained = any(parameter.requires_grad for parameter in own.values())
-        kept = {name for name, parameter in own.items() if not parameter.requires_grad}
-        kept |= set() if trained else {name for name, _ in part.named_buffers(recurse=False)}
-        names |= {f"{path}.{name}" if path else name for name in kept}
-    return names & set(module.state_dict())
-
-
-def _full_names(names: dict[str, set[str]]) -> set[str]:
-    return {f"{backbone}.{name}" for backbone, inside in names.items() for name in inside}

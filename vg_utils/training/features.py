@@ -27,7 +27,7 @@ from vg_utils.data.batches import Batch, GroundingDataset, GroundingLoader, make
 from vg_utils.data.examples import DataError
 from vg_utils.files import write_atomically
 from vg_utils.models.base import Features, GroundingModel
-from vg_utils.models.checkpoints import fingerprint
+from vg_utils.models.fingerprints import fingerprint
 
 VERSION = 2  # of the content; one more whenever the same inputs would give other features
 

@@ -135,7 +135,7 @@ class ClipRPNConfig:
                 expected = f"numbers above 0, at most {LARGEST}"
                 raise ConfigError(f"model.clip_rpn.{name}: expected {expected}, got {told(values)}")
         if self.attend_to not in ("pooled", "tokens"):
-            raise ConfigError(f"model.clip_rpn.attend_to: expected pooled or tokens, got {self.attend_to!r}")
+            raise ConfigError(f"model.clip_rpn.attend_to: expected pooled or tokens, got {told(self.attend_to)}")
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class DetectorClipConfig:
     def __post_init__(self) -> None:
         if self.mode not in ("crop", "crop+blur", "global-local"):
             modes = "crop, crop+blur or global-local"
-            raise ConfigError(f"model.detector_clip.mode: expected {modes}, got {self.mode!r}")
+            raise ConfigError(f"model.detector_clip.mode: expected {modes}, got {told(self.mode)}")
         check_ranges(self, "model.detector_clip", max_proposals=(1, LARGEST))
         for name in ("blur", "spatial_floor"):
             value = getattr(self, name)

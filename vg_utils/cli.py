@@ -172,7 +172,7 @@ def _ground(options: argparse.Namespace) -> None:
         judged = [{} if threshold is None else {"found": p.is_found(threshold)} for p in predictions]
         about = {"origin": answering}
         plain = [p.as_dict() | found | about for p, found in zip(predictions, judged, strict=True)]
-        print(json.dumps(plain, indent=2))
+        print(json.dumps(plain, indent=2, allow_nan=False))
         return
     print(answering)
     for p in predictions:

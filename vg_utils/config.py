@@ -135,7 +135,9 @@ class ClipRPNConfig:
                 expected = f"numbers above 0, at most {LARGEST}"
                 raise ConfigError(f"model.clip_rpn.{name}: expected {expected}, got {told(values)}")
         if self.attend_to not in ("pooled", "tokens"):
-            raise ConfigError(f"model.clip_rpn.attend_to: expected pooled or tokens, got {told(self.attend_to)}")
+            raise ConfigError(
+                f"model.clip_rpn.attend_to: expected pooled or tokens, got {told(self.attend_to)}"
+            )
 
 
 @dataclass(frozen=True)

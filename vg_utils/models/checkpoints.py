@@ -14,7 +14,7 @@ with.
 from __future__ import annotations
 
 import json
-import pickle
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -24,11 +24,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vg_utils.config import Config
+from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.files import write_atomically
+from vg_utils.models import build_model
+from vg_utils.models.backbones import WeightsError
 from vg_utils.models.base import GroundingModel
 from vg_utils.models.fingerprints import fingerprint, fingerprints, full_names, omitted
 from vg_utils.models.shipped import WEIGHTS_DIR, pack_tensors, unpack_tensors
+from vg_utils.models.weight_files import read_weights
 from vg_utils.pickles import write_pickle
 from vg_utils.presets import preset
 
@@ -38,6 +41,9 @@ TRAINED_ON = {  # what the shipped checkpoints of a preset have seen
     "no referring expression of a person",
     "scenes": "RefScenes (drawn solids, no photographs)",
 }
+
+
+NO_FILES = ("openai", "imagenet", "shipped", "random")  # what weights may be beside a file
 
 
 class CheckpointError(RuntimeError):
@@ -91,9 +97,14 @@ def load_state(directory: Path, model: GroundingModel, average: GroundingModel |
     if average is not None:
         load_weights(directory / "average.safetensors", average)
     try:
-        return torch.load(directory / "state.pt", map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{directory / 'state.pt'}: expected a training state, got: {error}") from None
+        state = torch.load(directory / "state.pt", map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise nearly anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(f"{directory / 'state.pt'}: expected a training state, got: {reason}") from None
+    if not isinstance(state, dict):
+        kind = type(state).__name__
+        raise CheckpointError(f"{directory / 'state.pt'}: expected a training state, got {kind}")
+    return state
 
 
 def drop_resumable(run_dir: Path) -> None:
@@ -148,22 +159,19 @@ def load_weights(path: Path, model: GroundingModel) -> None:
     Raises:
         CheckpointError: the file is missing, damaged, or was written for another model or another backbone.
     """
+    prints = _read_fingerprints(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            prints = json.loads((file.metadata() or {}).get("fingerprints", "{}"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: expected weights, found no such file") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected a safetensors file, got: {error}") from None
+        own = model.state_dict()
+        tensors = unpack_tensors(read_weights(path), own)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise CheckpointError(f"{path}: {reason}") from None
     backbones, skipped = model.backbones(), omitted(model)
     for name, expected in prints.items():
         if name not in skipped or fingerprint(backbones[name], skipped[name]) != expected:
             raise CheckpointError(
                 f"{path}: trained on another {name} than the one loaded here (fingerprint differs)"
             )
-    own = model.state_dict()
-    tensors = unpack_tensors(tensors, own)
     expected_names = set(own) - full_names({name: skipped[name] for name in prints})
     missing, unknown = sorted(expected_names - set(tensors)), sorted(set(tensors) - expected_names)
     if missing or unknown:
@@ -179,14 +187,73 @@ def load_weights(path: Path, model: GroundingModel) -> None:
     model.load_state_dict(own | tensors)
 
 
+def load_config(directory: Path) -> Config:
+    """The settings of a run, with its weight files where they are from here.
+
+    A relative path is inside the run directory, if there is such a file, and has to stay there. Any other
+    file was named by whoever trained. Of it only what `load_weights` finds to be what the run was trained
+    with, by its fingerprint, gets into the model; all else is in the checkpoint.
+
+    Raises:
+        ConfigError: settings that cannot be, or a weight file that leaves the directory.
+    """
+    config = Config.load(directory / "config.json")
+    for part in ("clip", "hrnet"):
+        weights = getattr(config.model, part).weights
+        if weights in NO_FILES:
+            continue
+        inside = directory / weights
+        if not Path(weights).is_absolute() and os.path.exists(inside):
+            if not inside.resolve().is_relative_to(directory.resolve()):
+                raise ConfigError(
+                    f"{directory / 'config.json'}: model.{part}.weights: expected a file inside of the run's "
+                    f"directory, got {weights!r}, which leaves it"
+                )
+            config = set_fields(config, **{f"model__{part}__weights": str(inside)})
+    return config
+
+
+def load_model(directory: Path) -> tuple[GroundingModel, Config]:
+    """The model of a run with its best weights, and its settings, see `load_config`.
+
+    Raises:
+        ConfigError: as `load_config`.
+        CheckpointError: as `load_weights`, or settings of which no model can be made.
+        WeightsError: a backbone that the checkpoint builds on cannot be had.
+    """
+    config, path = load_config(directory), directory / "config.json"
+    try:
+        model = build_model(config.model.name, config.model)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except WeightsError:
+        raise
+    except Exception as error:  # torch's own, of sizes that do not go together
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(f"{path}: expected settings of a model, got: {reason}") from None
+    load_best(directory, model)
+    return model, config
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The settings with weight files named so that they are found from any working directory."""
+    for part in ("clip", "hrnet"):
+        weights = getattr(config.model, part).weights
+        if weights not in NO_FILES:
+            absolute = os.path.abspath(os.path.expanduser(weights))
+            config = set_fields(config, **{f"model__{part}__weights": absolute})
+    return config
+
+
 def find_checkpoint(name: str | Path) -> Path:
     """A run directory, or that of a shipped checkpoint by its name (`photos/dense-grounder`).
 
     Raises:
         CheckpointError: neither; the message lists the shipped ones.
     """
-    for directory in (Path(name).expanduser(), WEIGHTS_DIR / name):
-        if (directory / "config.json").is_file() and (_current(directory / "checkpoint")).is_dir():
+    for directory in (Path(os.path.expanduser(name)), WEIGHTS_DIR / name):
+        # Asked of `os`, to which a name that cannot be is one of no file.
+        if os.path.isfile(directory / "config.json") and os.path.isdir(_current(directory / "checkpoint")):
             return directory
     raise CheckpointError(
         f"{name}: expected a run directory (config.json and checkpoint/) or one of the shipped "
@@ -210,6 +277,26 @@ def origin(checkpoint: str | Path) -> str:
     shipped = directory.resolve().is_relative_to(WEIGHTS_DIR.resolve())
     seen = TRAINED_ON.get(config.preset, config.data.root) if shipped else config.data.root
     return f"{checkpoint}: {config.model.name}, trained on {seen}"
+
+
+def _read_fingerprints(path: Path) -> dict[str, str]:
+    """Of a checkpoint's weights: those of the backbones that it builds on, which are not in it.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            prints = json.loads((file.metadata() or {}).get("fingerprints", "{}"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: expected weights, found no such file") from None
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: expected a safetensors file, got: {str(error)[:200]}") from None
+    if not isinstance(prints, dict) or not all(isinstance(value, str) for value in prints.values()):
+        raise CheckpointError(
+            f"{path}: fingerprints: expected a text for each backbone, got {str(prints)[:80]}"
+        )
+    return prints
 
 
 def _beside(directory: Path, suffix: str) -> Path:

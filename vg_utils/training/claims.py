@@ -12,6 +12,7 @@ from typing import Any
 from vg_utils.config import Config, ConfigError, first_difference
 from vg_utils.data import GroundingExample
 from vg_utils.models import MODELS
+from vg_utils.models.checkpoints import with_absolute_paths
 
 CHANGES_NOTHING = {  # settings that no result depends on: where things lie, who decodes, when it is saved
     "data": ("root", "features", "workers", "strict"),
@@ -37,7 +38,7 @@ def check_claim(run_dir: Path, config: Config, resume: bool) -> str:
         raise ConfigError(
             f"{run_dir}: there is a run here already; resume it with --resume or choose another --out"
         )
-    before = Config.load(path)
+    before = with_absolute_paths(Config.load(path))
     epochs = before.train.epochs, config.train.epochs
     same_epochs = dataclasses.replace(before.train, epochs=max(epochs))
     before = dataclasses.replace(before, train=same_epochs)

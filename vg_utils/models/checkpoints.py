@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vg_utils.config import Config, ConfigError, set_fields
-from vg_utils.files import write_atomically
+from vg_utils.files import disk_errors, write_atomically
 from vg_utils.models import build_model
 from vg_utils.models.backbones import WeightsError
 from vg_utils.models.base import GroundingModel
@@ -67,25 +67,38 @@ def save_checkpoint(
         state: everything but the weights that a resumed run needs (tensors and plain data).
         best: these weights are the best so far; otherwise the best ones are kept as they are.
         average: the moving average of the model, if there is one; it is what was scored.
+
+    Raises:
+        OSError: the disk is full; the checkpoint of before is as it was.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = _beside(directory, "new"), _beside(directory, "old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    prints = fingerprints(model)
-    save_weights(fresh / "last.safetensors", model, prints)
-    torch.save(state, fresh / "state.pt")
-    scored = fresh / "last.safetensors"
-    if average is not None:
-        scored = fresh / "average.safetensors"
-        save_weights(scored, average, prints)  # what is frozen is the same in both
-    kept = scored if best else (_current(directory) / "model.safetensors")
-    shutil.copyfile(kept, fresh / "model.safetensors")  # not a hard link: Colab's Drive has none
+    try:
+        with disk_errors():
+            _fill(fresh, model, state, average)
+            scored = fresh / ("last.safetensors" if average is None else "average.safetensors")
+            kept = scored if best else (_current(directory) / "model.safetensors")
+            shutil.copyfile(kept, fresh / "model.safetensors")  # not a hard link: Colab's Drive has none
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)  # a full disk has room for the next thing then
+        raise
     if directory.exists():
         shutil.rmtree(old, ignore_errors=True)
         directory.rename(old)
     fresh.rename(directory)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _fill(directory: Path, model: GroundingModel, state: dict, average: GroundingModel | None) -> None:
+    """Write what a training goes on from."""
+    prints = fingerprints(model)
+    save_weights(directory / "last.safetensors", model, prints)
+    with (directory / "state.pt").open("wb") as file:  # by its name, torch would not say why it failed
+        torch.save(state, file)
+    if average is not None:
+        save_weights(directory / "average.safetensors", average, prints)  # what is frozen is the same in both
 
 
 def load_state(directory: Path, model: GroundingModel, average: GroundingModel | None = None) -> dict | None:

@@ -26,13 +26,14 @@ from vg_utils.evaluation.calibration import calibrate
 from vg_utils.evaluation.metrics import summarise
 from vg_utils.evaluation.rows import predict_rows
 from vg_utils.evaluation.similarity import add_clip_similarity, judge_for
+from vg_utils.files import check_folder
 from vg_utils.models import build_model
 from vg_utils.models.base import EndToEnd, Features, GroundingModel
 from vg_utils.models.checkpoints import load_state, save_checkpoint, save_history, with_absolute_paths
 from vg_utils.models.clip import ClipBackbone
 from vg_utils.training.accelerators import make_accelerator
 from vg_utils.training.averages import MovingAverage, RunningTotals
-from vg_utils.training.claims import check_claim, digest_of
+from vg_utils.training.claims import check_claim, check_still_there, claim, digest_of
 from vg_utils.training.loaders import Examples, examples_of, load_split, make_loaders
 from vg_utils.training.optim import make_optimizer, make_scheduler, set_rates
 from vg_utils.training.states import check_state
@@ -69,11 +70,13 @@ def fit(
 
     Raises:
         ConfigError: a fresh run in a directory that has one, a resumed run with other settings or data, or
-            settings that do not go together.
+            settings that do not go together; or another training writes to the directory.
+        OSError: the directory cannot be written to, the disk is full, or it was deleted meanwhile.
         DataError: a split that cannot be read, or has no usable image.
         TrainingError: a loss is not finite; it is stopped before anything is saved.
     """
     run_dir = Path(run_dir)
+    check_folder(run_dir)
     config = with_absolute_paths(config)
     accelerator = make_accelerator(config.train)
     note = check_claim(run_dir, config, resume)  # all look, and nobody writes before everything is sound
@@ -83,23 +86,24 @@ def fit(
     model = build_model(config.model.name, config.model)
     train_loader, val_loader = make_loaders(config, model, train, val, accelerator, progress)
     data = digest_of(examples_of(train), examples_of(val))
-    run = _Run(config, run_dir, model, train_loader, accelerator, data)
-    if resume:
-        run.restore()
     judge = judge_for(model, config.model, accelerator.device)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        config.save(run_dir / "config.json")
-    if note:
-        accelerator.print(note)
-    while run.epoch < config.train.epochs:
-        epoch = {"epoch": run.epoch + 1} | run.train_epoch(progress)
-        epoch |= run.validate(examples_of(val), val_loader, judge)
-        run.finish_epoch(epoch)
-        if progress and accelerator.is_main_process:
-            tqdm.write(_line(epoch, config.train.epochs))
-        if on_epoch is not None:
-            on_epoch(epoch)
+    with claim(run_dir, config, resume, accelerator.is_main_process):
+        run = _Run(config, run_dir, model, train_loader, accelerator, data)
+        if resume:
+            run.restore()
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            config.save(run_dir / "config.json")
+        if note:
+            accelerator.print(note)
+        while run.epoch < config.train.epochs:
+            epoch = {"epoch": run.epoch + 1} | run.train_epoch(progress)
+            epoch |= run.validate(examples_of(val), val_loader, judge)
+            run.finish_epoch(epoch)
+            if progress and accelerator.is_main_process:
+                tqdm.write(_line(epoch, config.train.epochs))
+            if on_epoch is not None:
+                on_epoch(epoch)
     return run.history
 
 
@@ -233,6 +237,7 @@ class _Run:
     def save(self, improved: bool = False) -> None:
         """Write the checkpoint (the main process does; nothing is saved in mid-accumulation)."""
         if self.accelerator.is_main_process:
+            check_still_there(self.run_dir)
             state = {
                 "data": self.data,
                 "epoch": self.epoch,

@@ -17,6 +17,7 @@ import torch
 
 from tests.models.maps import SMALL
 from tests.tiny import TOKENIZER, changed_names, copy_of, weights_of, without_clocks
+from vg_utils import files
 from vg_utils.boxes import paired_iou, to_xyxy
 from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import DataError, load_examples
@@ -591,3 +592,35 @@ def test_a_state_with_more_in_it_than_there_is_changes_no_method(stopped, tmp_pa
     state["scheduler"]["step"] = state["scheduler"]["get_last_lr"] = 3
     torch.save(state, copied / "checkpoint" / "state.pt")
     assert len(fit(config, copied, resume=True, progress=False)) == 2
+
+
+# One run directory, one writer
+
+
+def test_a_second_writer_is_told_and_writes_nothing(stopped, tmp_path, monkeypatch):
+    config, run_dir = stopped
+    copied = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    monkeypatch.setattr(files, "DYING_SECONDS", 0)
+    lock = files.FolderLock(copied)
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"run: another training writes there now"):
+        fit(config, copied, resume=True, progress=False)
+    assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+    lock.release()
+    (copied / f".history.pkl.{files._HOST}-{2**22 + 1}.part").write_bytes(b"of a killed writer")
+    assert len(fit(config, copied, resume=True, progress=False)) == 2
+    assert not list(copied.glob(".*.part"))
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_run_directory_that_was_deleted_meanwhile_is_an_error(stopped, tmp_path, epoch):
+    config, _ = stopped
+    out = tmp_path / "run"
+
+    def delete(found: dict) -> None:
+        if found["epoch"] == epoch:
+            shutil.rmtree(out)
+
+    with pytest.raises(FileNotFoundError, match="was deleted or replaced while it was written to"):
+        fit(config, out, progress=False, on_epoch=delete)
+    assert not out.exists()

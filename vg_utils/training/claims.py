@@ -17,6 +17,7 @@ from vg_utils.files import FolderLock, sweep
 from vg_utils.models import MODELS
 from vg_utils.models.checkpoints import with_absolute_paths
 
+GONE = "was deleted or replaced while it was written to"
 CHANGES_NOTHING = {  # settings that no result depends on: where things lie, who decodes, when it is saved
     "data": ("root", "features", "workers", "strict"),
     "train": ("save_every",),
@@ -84,9 +85,7 @@ def claim(run_dir: Path, config: Config, resume: bool, is_main: bool = True) -> 
         sweep(run_dir)
         yield
         if not lock.still_there():
-            raise FileNotFoundError(
-                errno.ENOENT, "was deleted or replaced while it was written to", str(run_dir)
-            )
+            raise FileNotFoundError(errno.ENOENT, GONE, str(run_dir))
     finally:
         lock.release()
 
@@ -94,7 +93,7 @@ def claim(run_dir: Path, config: Config, resume: bool, is_main: bool = True) -> 
 def check_still_there(run_dir: Path) -> None:
     """Raise a FileNotFoundError if a run directory has gone: what is written next would be half a run."""
     if not (run_dir / "config.json").is_file():
-        raise FileNotFoundError(errno.ENOENT, "was deleted while it was written to", str(run_dir))
+        raise FileNotFoundError(errno.ENOENT, GONE, str(run_dir))
 
 
 def what_matters(config: Config) -> dict[str, Any]:

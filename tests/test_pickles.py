@@ -28,7 +28,7 @@ def test_tables_become_columns_and_numbers_pythons(tmp_path):
         "rows": {"iou": [0.5, 0.25], "family": ["a", "b"], "distractors": [1, None]},
         "by": {"family": ["place"], "n": [3]},
         "n": 3,
-        "box": (0.5, 1),
+        "box": [0.5, 1],
         "run": "runs/a",
     }
     assert pickle.loads(content) == held  # so it is read without this project, too
@@ -66,7 +66,7 @@ def test_what_is_no_plain_data_is_not_written(tmp_path):
     with pytest.raises(TypeError, match=r"got builtins\.object"):
         write_pickle(tmp_path / "a.pkl", {"a": [object()]})
     assert not list(tmp_path.iterdir())
-    assert to_plain({1: None, "a": {2.5}}) == {1: None, "a": {2.5}}
+    assert to_plain({1: None, "a": (2.5,)}) == {1: None, "a": [2.5]}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)

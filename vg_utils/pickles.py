@@ -15,7 +15,7 @@ import pandas as pd
 from vg_utils.data.examples import DataError
 from vg_utils.files import write_atomically
 
-_BUILTINS = (type(None), bool, int, float, complex, str, bytes)
+_BUILTINS = (type(None), bool, int, float, str)
 
 
 def write_pickle(path: Path, value: Any) -> None:
@@ -24,7 +24,7 @@ def write_pickle(path: Path, value: Any) -> None:
 
 
 def read_pickle(path: Path | str) -> Any:
-    """What `write_pickle` wrote: numbers, strings, lists, tuples, dicts. A table is a dict of its columns.
+    """What `write_pickle` wrote: numbers, strings, lists, dicts. A table is a dict of its columns.
 
     Raises:
         DataError: no such file, a damaged one, or one that asks for code to be run.
@@ -41,8 +41,8 @@ def read_pickle(path: Path | str) -> Any:
 def to_plain(value: Any) -> Any:
     """The value in builtin types alone.
 
-    numpy's numbers become Python's, arrays lists, paths strings. A frame becomes a dict of lists, a column
-    each, its index one of them where it has a name; pandas' own missing values become None.
+    numpy's numbers become Python's, arrays and tuples lists, paths strings. A frame becomes a dict of lists,
+    a column each, its index one of them where it has a name; pandas' own missing values become None.
 
     Raises:
         TypeError: a value of any other type.
@@ -51,9 +51,8 @@ def to_plain(value: Any) -> Any:
         return value
     if isinstance(value, dict):
         return {to_plain(key): to_plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        kind = next(kind for kind in (list, tuple, set, frozenset) if isinstance(value, kind))
-        return kind(to_plain(inner) for inner in value)
+    if isinstance(value, list | tuple):
+        return [to_plain(inner) for inner in value]
     if isinstance(value, pd.DataFrame):
         frame = value.reset_index() if value.index.name else value
         return {to_plain(name): to_plain(column) for name, column in frame.items()}

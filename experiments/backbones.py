@@ -33,9 +33,9 @@ from experiments.pretraining_corpus import (
 from vg_utils.boxes import paired_iou
 from vg_utils.config import ClipConfig, HRNetConfig
 from vg_utils.evaluation.metrics import bootstrap_ci
-from vg_utils.models.checkpoints import save_pickle
 from vg_utils.models.clip import ClipBackbone, tokenize
 from vg_utils.models.hrnet import HRNetBackbone
+from vg_utils.pickles import write_pickle
 
 OUT = Path(__file__).parent / "backbones.pkl"
 TEMPLATES = {"shape": "the {}", "color": "the {} thing", "material": "the {} thing"}
@@ -194,7 +194,7 @@ def main() -> None:
         "--scenes", type=int, default=500, help="of test, and as many of val for the linear layer"
     )
     options = parser.parse_args()
-    save_pickle(options.out, measure(options.scenes))
+    write_pickle(options.out, measure(options.scenes))
     print(f"{options.out}: written; python -m experiments.report puts it into RESULTS.md")
 
 

@@ -30,9 +30,10 @@ from vg_utils.data import GroundingExample, load_examples
 from vg_utils.data.resident import ResidentPictures
 from vg_utils.evaluation.runs import evaluate, evaluate_constant, evaluate_detector
 from vg_utils.models.backbones import build_backbone
-from vg_utils.models.checkpoints import save_pickle, ship
+from vg_utils.models.checkpoints import ship
 from vg_utils.models.detector_clip import build_detector_clip
 from vg_utils.models.photo import KEPT_WHOLE
+from vg_utils.pickles import write_pickle
 from vg_utils.predictor import Grounder, default_device
 from vg_utils.presets import preset
 
@@ -308,7 +309,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.untrained:
         for found in score_untrained(options.data, options.people):
-            save_pickle(options.out / "results" / f"{found['name']}-0.pkl", found)
+            write_pickle(options.out / "results" / f"{found['name']}-0.pkl", found)
             print(f"{found['name']}: {told(found)}", flush=True)
         return
     if not options.job:
@@ -320,7 +321,7 @@ def main() -> None:
     if found is None:
         return
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    save_pickle(options.out / "results" / f"{name}-{seed}.pkl", found)
+    write_pickle(options.out / "results" / f"{name}-{seed}.pkl", found)
     print(f"{name}-{seed}: {found['train_seconds']:.0f} s, {told(found)}", flush=True)
 
 

@@ -12,7 +12,6 @@ comes from these files; what others published stands in `report_text`.
 from __future__ import annotations
 
 import argparse
-import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +47,7 @@ from experiments.results import FROZEN, UNCHANGED, ResultsError, Study, gather, 
 from experiments.run import COMMAND, DETECTED_ON, LOOKED_AT
 from vg_utils.config import DenseGrounderConfig
 from vg_utils.files import write_atomically
+from vg_utils.pickles import read_pickle
 
 ROOT = Path(__file__).parents[1]
 RESULTS, NEGATIVE = ROOT / "experiments/results.pkl", ROOT / "experiments/negative_results.md"
@@ -341,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     negative = options.negative.read_text() if options.negative.is_file() else ""
-    asked = pickle.loads(options.backbones.read_bytes()) if options.backbones.is_file() else None
+    asked = read_pickle(options.backbones) if options.backbones.is_file() else None
     photographs = report_photos.section(report_photos.load(options.photos), report_photos.read_card())
     written = page(study, negative, asked, photographs)
     write_atomically(options.out / "RESULTS.md", written.encode())

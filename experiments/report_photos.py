@@ -35,8 +35,9 @@ from experiments.report_tables import (
     share,
     table,
 )
-from experiments.results import FLAGSHIP, ResultsError, pool_split, read_jobs
+from experiments.results import FLAGSHIP, ResultsError, pool_split, read_jobs, with_frames
 from vg_utils.files import write_atomically
+from vg_utils.pickles import read_pickle, to_plain
 
 ROOT = Path(__file__).parents[1]
 RESULTS, CARD = ROOT / "experiments/photos.pkl", ROOT / "vg_utils/weights/photos.json"
@@ -63,7 +64,7 @@ fill = TextWrapper(width=108, break_on_hyphens=False, break_long_words=False).fi
 
 def load(path: Path = RESULTS) -> list[dict]:
     """What is known of each run and seed; an empty list where there is no such file."""
-    return pickle.loads(path.read_bytes()) if path.is_file() else []
+    return [with_frames(run) for run in read_pickle(path)] if path.is_file() else []
 
 
 def gather(path: Path, folders: Sequence[Path]) -> list[dict]:
@@ -74,6 +75,15 @@ def gather(path: Path, folders: Sequence[Path]) -> list[dict]:
     """
     found = {(run["name"], run["seed"]): run for run in (*load(path), *read_jobs(folders))}
     return [found[key] for key in sorted(found)]
+
+
+def sharing_columns(runs: Sequence[dict]) -> list[dict]:
+    """The runs as plain data in which equal columns of rows are one list, which a pickle writes once."""
+    seen: dict[tuple, list] = {}
+    runs = to_plain(list(runs))
+    for columns in (columns for run in runs for columns in run["rows"].values()):
+        columns |= {name: seen.setdefault(tuple(column), column) for name, column in columns.items()}
+    return runs
 
 
 def pooled(runs: Iterable[dict], split: str) -> list[dict]:
@@ -294,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ResultsError as error:
         print(error, file=sys.stderr)
         return 2
-    write_atomically(options.results, pickle.dumps(runs, protocol=4))
+    write_atomically(options.results, pickle.dumps(sharing_columns(runs), protocol=4))
     print(f"{options.results}: {len(runs)} runs, {options.results.stat().st_size:,} bytes")
     return 0
 

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from vg_utils.evaluation.metrics import THRESHOLDS, bootstrap_ci
-from vg_utils.files import write_atomically
+from vg_utils.pickles import read_pickle, write_pickle
 
 MAX_BYTES = 1_500_000  # a repository carries the file for ever
 MOST_EPOCHS = 60  # of a training whose val mIoU is kept
@@ -90,7 +90,7 @@ def read_jobs(folders: Sequence[Path]) -> list[dict]:
     jobs = []
     for folder in folders:
         inside = folder / "results" if (folder / "results").is_dir() else folder
-        jobs += [pickle.loads(path.read_bytes()) for path in sorted(inside.glob("*.pkl"))]
+        jobs += [with_frames(read_pickle(path)) for path in sorted(inside.glob("*.pkl"))]
     if not jobs:
         raise ResultsError(f"expected pickles of runs in {', '.join(map(str, folders))}, found none")
     keys = [(job["name"], job["seed"]) for job in jobs]
@@ -98,6 +98,16 @@ def read_jobs(folders: Sequence[Path]) -> list[dict]:
     if twice:
         raise ResultsError(f"expected each run and seed once, found several times: {twice[:3]}")
     return jobs
+
+
+def with_frames(job: dict) -> dict:
+    """What is known of a run, its tables as frames again; those of `by` have their groups as index."""
+    rows = {split: pd.DataFrame(table) for split, table in job["rows"].items()}
+    by = {
+        split: {name: pd.DataFrame(table).set_index(name) for name, table in tables.items()}
+        for split, tables in job["by"].items()
+    }
+    return job | {"rows": rows, "by": by}
 
 
 def find_flagship(jobs: Sequence[dict]) -> str:
@@ -221,10 +231,10 @@ def save(path: Path, gathered: dict) -> None:
     Raises:
         ResultsError: it would be too large to commit.
     """
-    content = pickle.dumps(gathered, protocol=4)
-    if len(content) > MAX_BYTES:
-        raise ResultsError(f"{path}: expected at most {MAX_BYTES:,} bytes, got {len(content):,}")
-    write_atomically(path, content)
+    size = len(pickle.dumps(gathered, protocol=4))
+    if size > MAX_BYTES:
+        raise ResultsError(f"{path}: expected at most {MAX_BYTES:,} bytes, got {size:,}")
+    write_pickle(path, gathered)
 
 
 @dataclass(frozen=True)
@@ -262,7 +272,7 @@ def load(path: Path) -> Study:
     """
     if not path.is_file():
         raise ResultsError(f"{path}: no such file; make it with python -m experiments.report --gather RUNS")
-    held = pickle.loads(path.read_bytes())
+    held = read_pickle(path)
     runs, results, pooled = (pd.DataFrame(held[key]) for key in ("runs", "results", "pooled"))
     numbers = runs.groupby("name", sort=False).mean(numeric_only=True).drop(columns="seed")
     words = runs.groupby("name", sort=False)[["group", "label", "model"]].first()

@@ -17,7 +17,6 @@ import copy
 import gc
 import multiprocessing as mp
 import os
-import pickle
 import subprocess
 import sys
 import time
@@ -40,8 +39,8 @@ from vg_utils.data.transforms import EvalTransform
 from vg_utils.evaluation.metrics import breakdown
 from vg_utils.evaluation.runs import evaluate_constant
 from vg_utils.models.base import GroundingModel
-from vg_utils.models.checkpoints import save_pickle
 from vg_utils.models.clip import ClipTokenizer
+from vg_utils.pickles import read_pickle, write_pickle
 from vg_utils.predictor import Grounder, default_device
 from vg_utils.refscenes.scenes import write_scenes
 
@@ -184,7 +183,7 @@ def score(found: dict, grounder: Grounder, run: Run, pictures: Pictures) -> dict
 
 def ship_and_score(run: Run, pictures: Pictures, options: argparse.Namespace) -> dict:
     """Make the package's checkpoint of the run's first seed, and score it as it will be loaded."""
-    trained = pickle.loads((options.out / "results" / f"{run.of}-0.pkl").read_bytes())
+    trained = read_pickle(options.out / "results" / f"{run.of}-0.pkl")
     directory = options.out / "shipped" / run.label
     ship_run(options.out / "runs" / f"{run.of}-0", directory)
     found = outcome(run, 0, COMMAND)
@@ -261,7 +260,7 @@ def work(
         try:
             found = do(job, pictures, options, learning)
             found["device"] = torch.cuda.get_device_name() if gpu is not None else "CPU"
-            save_pickle(path, found)
+            write_pickle(path, found)
             line = "  ".join(
                 f"{s}: {r['miou']:.3f} / {r['acc@0.5']:.3f}" for s, r in found["results"].items()
             )

@@ -236,7 +236,7 @@ def test_run_does_everything_in_one_command(tmp_path, monkeypatch, capsys):
     assert set(saved["results"]) == set(saved["rows"]) == systems
     for system, result in saved["results"].items():
         assert set(result) >= RESULT_KEYS
-        assert result["n_expressions"] == len(saved["rows"][system])
+        assert result["n_expressions"] == len(saved["rows"][system]["iou"])
         assert system in printed
     assert "cat.jpg: the cat: box" in printed
     assert "cat.jpg: the dog: not found" in printed
@@ -458,3 +458,43 @@ def test_a_shell_sees_the_status_and_no_traceback(tmp_path):
     done = shell("no-such-verb")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "no-such-verb" in done.stderr
+
+
+OUTPUTS = {
+    "a file for a folder": (["train", "--out", "{file}/run"], "expected a folder"),
+    "a name too long": (["train", "--out", "{long}"], "File name too long"),
+    "a folder for a file": (
+        ["evaluate", "photos/dense-grounder", "--split", "test", "--json", "{folder}"],
+        "expected a file",
+    ),
+    "figures in a file": (
+        ["evaluate", "photos/dense-grounder", "--split", "test", "--figures", "{file}"],
+        "expected a folder",
+    ),
+    "an ending that is no image's": (
+        ["ground", "{image}", "the cube", "--out", "{folder}/a.xyz"],
+        "ends in one of",
+    ),
+    "heatmap without an ending": (
+        ["ground", "{image}", "the cube", "--heatmap", "{folder}/a"],
+        "ends in one of",
+    ),
+    "a study in a file": (["tune", "--study", "s", "--out", "{file}"], "expected a folder"),
+}
+
+
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_where_nothing_can_be_written_it_is_said_before_the_work(tiny_scenes, tmp_path, capsys, case):
+    arguments, message = OUTPUTS[case]
+    (tmp_path / "file").write_bytes(b"")
+    image = next((tiny_scenes / "images").iterdir())
+    places = {"file": tmp_path / "file", "folder": tmp_path, "long": tmp_path / ("n" * 300), "image": image}
+    arguments = [argument.format(**places) for argument in arguments]
+    started = time.monotonic()
+    data = [] if arguments[0] == "ground" else ["--data", str(tiny_scenes)]
+    assert call(*arguments, *data) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert time.monotonic() - started < 10
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not isinstance(error, ConfigError | _UsageError) and not isinstance(error, _bad_input()):
             raise
-        print(f"vg_utils {options.verb}: {error}", file=sys.stderr)
+        print(f"vg_utils {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 
@@ -60,7 +60,7 @@ def _bad_input() -> tuple[type[Exception], ...]:
     from vg_utils.models.backbones import WeightsError
     from vg_utils.models.checkpoints import CheckpointError
 
-    return DataError, CheckpointError, WeightsError, DownloadError
+    return DataError, CheckpointError, WeightsError, DownloadError, OSError  # full disks, folders for files
 
 
 class _UsageError(ValueError):
@@ -172,7 +172,7 @@ def _ground(options: argparse.Namespace) -> None:
         judged = [{} if threshold is None else {"found": p.is_found(threshold)} for p in predictions]
         about = {"origin": answering}
         plain = [p.as_dict() | found | about for p, found in zip(predictions, judged, strict=True)]
-        print(json.dumps(plain, indent=2))
+        print(json.dumps(plain, indent=2, allow_nan=False))
         return
     print(answering)
     for p in predictions:

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vg_utils.config_checks import (
+    LARGEST,
     NO_LIMIT,
     ConfigError,
     check_choice,
     check_numbers,
     check_ranges,
     nearest,
+    told,
+    typed,
 )
 from vg_utils.files import write_atomically
 
@@ -27,6 +30,7 @@ Optimizer = Literal["adamw", "adam"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
 Tuning = Literal["frozen", "norms", "last", "lora", "full"]  # see models/finetuning.py
 BoxLoss = Literal["huber", "l1", "giou", "diou", "ciou", "l1+giou"]  # see models/losses.py
+MOST_PIXELS = 4096  # side of a model's square input
 BOX_LOSSES: tuple[str, ...] = get_args(BoxLoss)
 
 
@@ -125,8 +129,15 @@ class ClipRPNConfig:
     box_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("anchor_sizes", "anchor_ratios"):
+            values = getattr(self, name)
+            if not values or not all(0 < value <= LARGEST for value in values):
+                expected = f"numbers above 0, at most {LARGEST}"
+                raise ConfigError(f"model.clip_rpn.{name}: expected {expected}, got {told(values)}")
         if self.attend_to not in ("pooled", "tokens"):
-            raise ConfigError(f"model.clip_rpn.attend_to: expected pooled or tokens, got {self.attend_to!r}")
+            raise ConfigError(
+                f"model.clip_rpn.attend_to: expected pooled or tokens, got {told(self.attend_to)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -150,12 +161,12 @@ class DetectorClipConfig:
     def __post_init__(self) -> None:
         if self.mode not in ("crop", "crop+blur", "global-local"):
             modes = "crop, crop+blur or global-local"
-            raise ConfigError(f"model.detector_clip.mode: expected {modes}, got {self.mode!r}")
-        if self.max_proposals < 1 or self.blur <= 0 or self.spatial_floor <= 0:
-            raise ConfigError(
-                "model.detector_clip: expected max_proposals of 1 or more, blur and spatial_floor above 0, "
-                f"got {self.max_proposals}, {self.blur}, {self.spatial_floor}"
-            )
+            raise ConfigError(f"model.detector_clip.mode: expected {modes}, got {told(self.mode)}")
+        check_ranges(self, "model.detector_clip", max_proposals=(1, LARGEST))
+        for name in ("blur", "spatial_floor"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ConfigError(f"model.detector_clip.{name}: expected a number above 0, got {value}")
 
 
 @dataclass(frozen=True)
@@ -218,8 +229,10 @@ class ModelConfig:
     transvg: TransVGConfig = TransVGConfig()
 
     def __post_init__(self) -> None:
-        if self.image_size < 32 or self.image_size % 32:
-            raise ConfigError(f"model.image_size: expected a positive multiple of 32, got {self.image_size}")
+        size = self.image_size
+        if not isinstance(size, int) or not 32 <= size <= MOST_PIXELS or size % 32:
+            expected = f"a multiple of 32 from 32 to {MOST_PIXELS}"
+            raise ConfigError(f"model.image_size: expected {expected}, got {told(size)}")
         for name, part in vars(self).items():
             if dataclasses.is_dataclass(part):
                 check_numbers(part, f"model.{name}")
@@ -253,10 +266,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         counts = ("epochs", "batch_images", "accumulation", "cache_views")
         check_ranges(self, "train", **dict.fromkeys(counts, (1, NO_LIMIT)))
-        counts = ("epoch_images", "similarity_images", "save_every", "seed")
+        counts = ("epoch_images", "similarity_images", "save_every")
         rates = ("lr", "backbone_lr", "text_lr", "weight_decay", "warmup", "grad_clip")
         check_ranges(self, "train", **dict.fromkeys((*counts, *rates), (0, NO_LIMIT)))
-        check_ranges(self, "train", layer_decay=(0, 1), ema=(0, 1))
+        check_ranges(self, "train", layer_decay=(0, 1), ema=(0, 1), seed=(0, 2**32 - 1))
         if self.ema == 1:
             raise ConfigError(f"train.ema: expected a number below 1 (1 never learns), got {self.ema!r}")
         check_choice(self.optimizer, "train.optimizer", Optimizer)
@@ -281,31 +294,34 @@ class Config:
         """Read what `save` wrote.
 
         Raises:
-            ConfigError: the file is missing, is not JSON, or holds a field that does not exist.
+            ConfigError: the file is missing, is not JSON, or holds a field that does not exist or cannot be.
         """
         try:
-            return _build(cls, json.loads(Path(path).read_text()), str(path))
+            values = json.loads(Path(path).read_bytes())
         except FileNotFoundError:
             raise ConfigError(f"{path}: expected a run's config.json, found no such file") from None
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}: expected JSON, got: {error}") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{path}: expected a run's settings as JSON, got: {str(error)[:200]}") from None
+        try:
+            return _build(cls, values)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
 
 
-def _build(cls: type, values: Any, where: str) -> Any:
-    """A dataclass from nested dicts, refusing what does not belong."""
+def _build(cls: type, values: Any, part: str = "") -> Any:
+    """A dataclass from nested dicts, refusing what does not belong; `part` is where it lies, as "model."."""
     if not isinstance(values, dict):
-        raise ConfigError(f"{where}: expected an object with the fields of {cls.__name__}, got {values!r}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    built = {}
+        where = f"{part.rstrip('.')}: " if part else ""
+        raise ConfigError(f"{where}expected an object with the fields of {cls.__name__}, got {told(values)}")
+    usual, built = cls(), {}
     for key, value in values.items():
-        if key not in fields:
-            raise ConfigError(f"{where}: unknown field {key!r}{nearest(key, fields)}")
-        default = getattr(cls(), key)
+        if key not in vars(usual):
+            raise ConfigError(f"unknown field {told(part + key)}{nearest(key, vars(usual))}")
+        default = getattr(usual, key)
         if dataclasses.is_dataclass(default):
-            value = _build(type(default), value, f"{where}: {key}")
-        elif isinstance(default, tuple):
-            value = tuple(value)
-        built[key] = value
+            built[key] = _build(type(default), value, f"{part}{key}.")
+        else:
+            built[key] = typed(value, default, part + key)
     return cls(**built)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pickle
 import re
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vg_utils.files import write_atomically
+from vg_utils.pickles import read_pickle, write_pickle
 
 REQUIREMENTS = Path(__file__).parent.parent / "requirements.txt"
 NEVER = ("torch", "torchvision")  # Colab's and Kaggle's fit their GPU: what is installed stays
@@ -66,19 +65,16 @@ def _numbers(version: str) -> list[int]:
 
 
 def hand_over(folder: Path, name: str, value: Any) -> Path:
-    """Pickle a result for the notebooks that come after: plain data, numbers, pandas frames."""
+    """Pickle a result for the notebooks that come after, a frame as a dict of its columns."""
     path = Path(folder) / f"{name}.pkl"
-    write_atomically(path, pickle.dumps(value))
+    write_pickle(path, value)
     return path
 
 
 def take_over(folder: Path, name: str, made_by: str) -> Any:
-    """What the notebook `made_by` handed over, or None after a line that says how to get it.
-
-    Read only what you made yourself: loading a pickle can run code.
-    """
+    """What the notebook `made_by` handed over, or None after a line that says how to get it."""
     path = Path(folder) / f"{name}.pkl"
     if path.is_file():
-        return pickle.loads(path.read_bytes())
+        return read_pickle(path)
     print(f"{path.name} is not in {path.parent.name}/: run {made_by}.ipynb to get it. Going on without it.")
     return None

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import DataError, GroundingExample, Report, dataset_name, load_examples, load_image
 from vg_utils.evaluation.columns import USUAL
@@ -19,14 +17,15 @@ from vg_utils.figures.pictures import (
     prediction_grid,
     prediction_items,
 )
-from vg_utils.files import is_vacant, write_atomically
+from vg_utils.figures.style import check_figure
+from vg_utils.files import check_file, check_folder, is_vacant, write_atomically
 from vg_utils.models.checkpoints import (
     DEFAULT_CHECKPOINT,
     find_checkpoint,
-    save_pickle,
     shipped_checkpoints,
 )
 from vg_utils.models.prediction import Prediction
+from vg_utils.pickles import read_pickle, write_pickle
 from vg_utils.predictor import Grounder, default_device
 from vg_utils.presets import preset
 from vg_utils.training.engine import fit
@@ -61,6 +60,7 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
         Test results by system, as `evaluate --json` writes them; also in `out/results.pkl` with their rows.
     """
     started = time.perf_counter()
+    check_folder(out)
     if fast and config.data.root == preset("scenes").data.root:  # there a run in full draws more
         config = set_fields(config, data__root=f"{config.data.root}-fast")
     prepare_data(config, fast)
@@ -84,8 +84,8 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
     results = {system: evaluation.results for system, evaluation in evaluated.items()}
     rows = {system: evaluation.rows for system, evaluation in evaluated.items()}
     absent = {system: e.absent for system, e in evaluated.items() if e.absent is not None}
-    save_pickle(out / "results.pkl", {"results": results, "rows": rows, "absent": absent})
-    history = pd.read_pickle(out / "history.pkl")
+    write_pickle(out / "results.pkl", {"results": results, "rows": rows, "absent": absent})
+    history = read_pickle(out / "history.pkl")
     draw_figures(out / "figures", evaluated[config.model.name], test, history, results)
     print(f"\n{name} test, {len(test)} images\n{results_table(results)}")
     if config.preset == "scenes":  # whoever runs it has seen solids only
@@ -159,6 +159,10 @@ def evaluate_checkpoint(
     blind = checkpoint == "constant-box"
     if not blind and checkpoint != "detector-clip":
         find_checkpoint(checkpoint)  # a wrong name is an error before minutes of reading
+    if json_path:
+        check_file(Path(json_path))
+    if figures:
+        check_folder(Path(figures))
     report = Report()
     examples = load_examples(
         data, split, partition, strict=False, report=report, require_images=not blind or figures is not None
@@ -228,6 +232,8 @@ def ground_image(
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold: expected a share in [0, 1], got {threshold}")
+    for figure in filter(None, (out, heatmap)):
+        check_figure(figure)
     picture = load_image(Path(image))
     grounder = Grounder.load(checkpoint or DEFAULT_CHECKPOINT)
     name = grounder.config.model.name

@@ -15,9 +15,8 @@ from vg_utils.config import Config
 from vg_utils.data.examples import DataError
 from vg_utils.data.text import clean_text
 from vg_utils.data.transforms import EvalTransform
-from vg_utils.models import build_model
 from vg_utils.models.base import GroundingModel
-from vg_utils.models.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint, load_best, origin
+from vg_utils.models.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint, load_model, origin
 from vg_utils.models.precision import autocast
 from vg_utils.models.prediction import Prediction
 
@@ -68,9 +67,7 @@ class Grounder:
             WeightsError: a public backbone that the checkpoint builds on cannot be had.
         """
         directory = find_checkpoint(checkpoint)
-        config = Config.load(directory / "config.json")
-        model = build_model(config.model.name, config.model)
-        load_best(directory, model)
+        model, config = load_model(directory)
         return cls(model, config, device, origin(checkpoint))
 
     @torch.inference_mode()

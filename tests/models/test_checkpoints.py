@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.models.maps import tiny_vit
 from tests.tiny import copy_of
-from vg_utils.config import ClipConfig, set_fields
+from vg_utils.config import ClipConfig, Config, ConfigError, set_fields
 from vg_utils.files import write_atomically
-from vg_utils.models import build_model, checkpoints
+from vg_utils.models import build_model, fingerprints
+from vg_utils.models.backbones import WeightsError
 from vg_utils.models.base import GroundingModel
 from vg_utils.models.checkpoints import (
     CheckpointError,
@@ -27,10 +29,13 @@ from vg_utils.models.checkpoints import (
     load_weights,
     save_checkpoint,
     save_history,
-    save_pickle,
     save_weights,
+    ship,
+    with_absolute_paths,
 )
-from vg_utils.models.clip import ClipBackbone, tokenize
+from vg_utils.models.clip import ClipBackbone, load_clip, tokenize
+from vg_utils.models.shipped import pack_tensors, unpack_tensors
+from vg_utils.pickles import write_pickle
 from vg_utils.predictor import Grounder
 
 STATE = {"epoch": 3, "best": 0.5, "moments": {"m": torch.arange(4.0)}, "history": [{"loss": 0.1}]}
@@ -163,8 +168,8 @@ def test_interpolated_positions_may_differ_in_their_last_bits(tiny_config, tmp_p
 
 
 def test_what_is_frozen_is_hashed_once_for_all_saves(tiny_config, tmp_path, monkeypatch):
-    hashed, sha256 = [], checkpoints._sha256
-    monkeypatch.setattr(checkpoints, "_sha256", lambda tensors: hashed.append(1) or sha256(tensors))
+    hashed, sha256 = [], fingerprints._sha256
+    monkeypatch.setattr(fingerprints, "_sha256", lambda tensors: hashed.append(1) or sha256(tensors))
     model = model_like(tiny_config).train()
     average = copy.deepcopy(model)
     for epoch in range(3):
@@ -296,7 +301,7 @@ def test_a_writer_that_fails_leaves_no_temporary_file(tmp_path):
     assert path.read_text() == "old"
     assert files_in(tmp_path) == {"made", "made/results.pkl"}
     with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
-        save_pickle(path, lambda: 0)
+        write_pickle(path, lambda: 0)
     assert files_in(tmp_path) == {"made", "made/results.pkl"}
 
 
@@ -306,3 +311,137 @@ def test_history_as_pickle_and_as_lines(tmp_path):
     assert pickle.loads((tmp_path / "history.pkl").read_bytes()) == history
     assert [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()] == history
     assert files_in(tmp_path) == {"history.pkl", "history.jsonl"}
+
+
+# A checkpoint of a stranger
+
+
+def changed_config(run_dir: Path, **values) -> None:
+    """Other values of a part of the run's model, by hand."""
+    path = run_dir / "config.json"
+    settings = json.loads(path.read_text())
+    for name, value in values.items():
+        part, _, field = name.partition("__")
+        settings["model"][part][field] = value
+    path.write_text(json.dumps(settings))
+
+
+@pytest.fixture
+def built_on_files(tiny_config, tmp_path):
+    """A run whose CLIP came from a file beside the run, and is frozen; and that file."""
+    file, run_dir = tmp_path / "files" / "clip.pt", tmp_path / "run"
+    model = model_like(tiny_config)
+    file.parent.mkdir()
+    torch.save(load_clip(tiny_config.model.clip, tiny_config.model.image_size).state_dict(), file)
+    save_checkpoint(run_dir / "checkpoint", model, STATE, best=True)
+    set_fields(tiny_config, model__clip__weights=str(file)).save(run_dir / "config.json")
+    return run_dir, file
+
+
+def test_weight_files_are_found_from_anywhere_and_with_the_run(built_on_files, tmp_path, monkeypatch):
+    run_dir, file = built_on_files
+    monkeypatch.chdir(tmp_path / "files")
+    named = with_absolute_paths(set_fields(Config(), model__clip__weights="clip.pt"))
+    assert named.model.clip.weights == str(file)  # as a training writes it down
+    assert with_absolute_paths(Config()) == Config()
+    monkeypatch.chdir("/")
+    assert Grounder.load(run_dir).config.model.clip.weights == str(file)
+    (run_dir / "weights").mkdir()
+    file.rename(run_dir / "weights" / "clip.pt")
+    changed_config(run_dir, clip__weights="weights/clip.pt")
+    moved = run_dir.rename(tmp_path / "moved")
+    assert Grounder.load(moved).config.model.clip.weights == str(moved / "weights" / "clip.pt")
+
+
+def test_a_weight_file_elsewhere_serves_only_if_it_is_what_the_run_was_trained_with(built_on_files, tmp_path):
+    run_dir, file = built_on_files
+    state = torch.load(file, weights_only=True)
+    other = tmp_path / "other.pt"
+    torch.save(state | {"visual.conv1.weight": state["visual.conv1.weight"] + 1}, other)
+    changed_config(run_dir, clip__weights=str(other))
+    with pytest.raises(CheckpointError, match="trained on another clip"):
+        Grounder.load(run_dir)
+    (run_dir / "link.pt").symlink_to(other)
+    for leaving in ("../other.pt", "link.pt", "checkpoint/../../files/clip.pt"):
+        changed_config(run_dir, clip__weights=leaving)
+        with pytest.raises(ConfigError, match=r"config\.json: model\.clip\.weights: .*which leaves it"):
+            Grounder.load(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"clip_hrnet__hidden": "512"}, r"model\.clip_hrnet\.hidden: expected a whole number, got '512'"),
+        ({"clip__weights": 3}, r"model\.clip\.weights: expected a text, got 3"),
+        ({"clip_hrnet__hidden": 24}, r"expected \(24,\), got \(256,\)"),
+        ({"clip__weights": "a" * 5000}, "could not be loaded"),
+        ({"clip__weights": "/dev/zero"}, "no such file"),
+        ({"clip__name": "hf-hub:some/model"}, "open_clip has no model"),
+    ],
+)
+def test_settings_that_were_changed_are_an_error_of_one_line(saved, values, message):
+    run_dir, _ = saved
+    changed_config(run_dir, **values)
+    with pytest.raises((ConfigError, CheckpointError, WeightsError), match=message) as raised:
+        Grounder.load(run_dir)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(saved, bad):
+    run_dir, _ = saved
+    path = run_dir / "checkpoint" / "model.safetensors"
+    edit(path, **{"box_head.3.bias": torch.full((4,), bad)})
+    with pytest.raises(CheckpointError, match=r"box_head\.3\.bias: expected finite weights"):
+        Grounder.load(run_dir)
+
+
+def test_weights_that_are_finite_and_overflow_give_no_answer(saved):
+    run_dir, _ = saved
+    path = run_dir / "checkpoint" / "model.safetensors"
+    edit(path, **{"box_head.0.weight": torch.full_like(load_file(path)["box_head.0.weight"], 3e38)})
+    grounder = Grounder.load(run_dir).set_image(Image.effect_noise((40, 30), 60).convert("RGB"))
+    with pytest.raises(CheckpointError, match="expected a finite answer"):
+        grounder.ground(["the cube"])
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("box_head.0.weight.int8_scale", lambda t: t[:-1]),
+        ("box_head.0.weight.int8_scale", lambda t: t * torch.nan),
+        ("box_head.0.weight.int8_scale", lambda t: t.fill_(1e38)),
+        ("box_head.0.weight.int8_scale", lambda t: t.to(torch.int32)),
+        ("box_head.0.weight", lambda t: t[:, :-1]),
+    ],
+)
+def test_packed_weights_are_looked_through(saved, tmp_path, name, change):
+    run_dir, _ = saved
+    ship(run_dir, tmp_path / "shipped")
+    path = tmp_path / "shipped" / "checkpoint" / "model.safetensors"
+    Grounder.load(tmp_path / "shipped")
+    edit(path, **{name: change(load_file(path)[name]).contiguous()})
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: box_head\.0\.weight|in 8 bits"):
+        Grounder.load(tmp_path / "shipped")
+
+
+def test_rows_of_a_token_table_have_to_be_of_it():
+    own = {"token_embedding.weight": torch.zeros(9, 4)}
+    packed = pack_tensors({"token_embedding.weight": torch.rand(9, 4)}, tokens=[1, 5])
+    assert unpack_tensors(packed, own)["token_embedding.weight"][[0, 2, 8]].eq(0).all()
+    for rows in ([1, 9], [-1, 5], [5, 1], [1, 1], [1], [1.0, 5.0], [[1], [5]]):
+        with pytest.raises(ValueError, match=r"token_embedding\.rows: expected 2 rows of 9"):
+            unpack_tensors(packed | {"token_embedding.rows": torch.tensor(rows)}, own)
+    with pytest.raises(ValueError, match="none that fit"):
+        unpack_tensors(packed, {})
+
+
+@pytest.mark.parametrize("prints", ["[]", "{", '{"clip": 3}', '{"other": "a"}', "[" * 100_000])
+def test_fingerprints_are_texts_by_backbone(saved, prints):
+    run_dir, _ = saved
+    path = run_dir / "checkpoint" / "model.safetensors"
+    save_file(load_file(path), path, metadata={"fingerprints": prints})
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: ") as raised:
+        Grounder.load(run_dir)
+    assert len(str(raised.value)) < 500

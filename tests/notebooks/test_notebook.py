@@ -56,7 +56,7 @@ def test_installed():
 
 
 def test_results_are_handed_on(tmp_path, capsys):
-    value = {"box": (0.1, 0.2), "name": "constant"}
+    value = {"box": [0.1, 0.2], "name": "constant"}
     notebook.hand_over(tmp_path / "data", "01_box", value)
     assert notebook.take_over(tmp_path / "data", "01_box", "01_data_exploration") == value
     assert capsys.readouterr().out == ""

@@ -19,6 +19,7 @@ from vg_utils.data import DataError, load_examples, load_image
 from vg_utils.evaluation.metrics import bootstrap_ci, breakdown, summarise
 from vg_utils.models.clip import ClipBackbone
 from vg_utils.models.detectors import TorchvisionDetector
+from vg_utils.pickles import write_pickle
 from vg_utils.refscenes.raycast import SHAPES
 
 
@@ -130,7 +131,7 @@ def gathered(folder: Path, *jobs: dict) -> Path:
     for found in jobs:
         path = folder / "study" / "results" / f"{found['name']}-{found['seed']}.pkl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(pickle.dumps(found))
+        write_pickle(path, found)
     assert report.main(["--gather", str(folder / "study"), "--results", str(folder / "results.pkl")]) == 0
     return folder / "results.pkl"
 

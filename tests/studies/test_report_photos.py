@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from experiments import photos, report, report_photos, results
 from tests.studies.test_report import job
 from vg_utils.data import load_examples
+from vg_utils.pickles import write_pickle
 
 CARD = {
     "minutes": 4.0,
@@ -85,10 +85,10 @@ def test_the_ablation_that_costs_most_is_named(runs):
 
 def test_results_are_added_to_the_file(tmp_path: Path, runs, capsys):
     path, folder = tmp_path / "photos.pkl", tmp_path / "runs" / "results"
-    path.write_bytes(pickle.dumps(runs[:2]))
+    write_pickle(path, runs[:2])
     folder.mkdir(parents=True)
     for found in (runs[1] | {"label": "new"}, runs[3]):
-        (folder / f"{found['name']}-{found['seed']}.pkl").write_bytes(pickle.dumps(found))
+        write_pickle(folder / f"{found['name']}-{found['seed']}.pkl", found)
     assert report_photos.main(["--gather", str(folder.parent), "--results", str(path)]) == 0
     held = report_photos.load(path)
     assert [(r["name"], r["seed"]) for r in held] == [

@@ -16,7 +16,7 @@ from experiments.plan import Run, set_fields
 from tests.conftest import TINY_SIZE
 from vg_utils.config import Config
 from vg_utils.data import load_examples
-from vg_utils.models.checkpoints import save_pickle
+from vg_utils.pickles import write_pickle
 from vg_utils.predictor import Grounder
 
 
@@ -63,7 +63,7 @@ def test_a_run_of_the_study_trains_scores_and_ships(pictures, tmp_path):
         expressions = [e for x in pictures.held[split, False].examples for e in x.expressions]
         assert len(found["rows"][split]) == len(expressions)
     # Made as the package has it, it answers nearly the same.
-    save_pickle(tmp_path / "results" / "some-0.pkl", found)
+    write_pickle(tmp_path / "results" / "some-0.pkl", found)
     (tmp_path / "runs" / "some-3").rename(tmp_path / "runs" / "some-0")
     shipped = Run("shipped-some", "shipped", "scenes/some", config, of="some")
     again = run.do(run.Job(shipped, seed=0), pictures.on("cpu"), options, learning=None)

@@ -17,6 +17,7 @@ import torch
 
 from tests.models.maps import SMALL
 from tests.tiny import TOKENIZER, changed_names, copy_of, weights_of, without_clocks
+from vg_utils import files
 from vg_utils.boxes import paired_iou, to_xyxy
 from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import DataError, load_examples
@@ -26,9 +27,10 @@ from vg_utils.data.transforms import EvalTransform, TrainTransform
 from vg_utils.evaluation.runs import evaluate
 from vg_utils.models import build_model
 from vg_utils.models.backbones import WeightsError
-from vg_utils.models.checkpoints import load_best
+from vg_utils.models.checkpoints import CheckpointError, load_best
 from vg_utils.models.clip_hrnet import ClipHRNet
 from vg_utils.predictor import Grounder
+from vg_utils.presets import preset
 from vg_utils.training import engine
 from vg_utils.training.engine import TrainingError, fit
 from vg_utils.training.loaders import load_split
@@ -533,3 +535,92 @@ def test_weights_that_the_last_step_broke_are_not_saved(tiny_config, tmp_path, b
     with pytest.raises(TrainingError, match="not finite"):
         fit(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+# A saved state that was changed
+
+
+CHANGES = {
+    "epoch": lambda s: s.update(epoch=-1),
+    "batch": lambda s: s.update(batch="2"),
+    "step": lambda s: s.update(step=True),
+    "best": lambda s: s.update(best=None),
+    "history": lambda s: s.update(history=[3]),
+    "totals": lambda s: s["totals"].update(count=torch.tensor([1.0, 2.0])),
+    "without 'totals'": lambda s: s.pop("totals"),
+    "without 'optimizer'": lambda s: s.pop("optimizer"),
+    "scheduler": lambda s: s.update(scheduler=[]),
+    "scheduler.last_epoch": lambda s: s["scheduler"].update(last_epoch="1"),
+    "scheduler.base_lrs": lambda s: s["scheduler"].update(base_lrs=[1.0]),
+    "optimizer.param_groups": lambda s: s["optimizer"]["param_groups"].pop(),
+    "optimizer.param_groups[0].lr": lambda s: s["optimizer"]["param_groups"][0].update(lr="fast"),
+    "optimizer.state[0].exp_avg": lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.zeros(3, 3, 3)),
+    "optimizer.state[1].exp_avg_sq": lambda s: s["optimizer"]["state"][1]["exp_avg_sq"].fill_(torch.nan),
+    "without": lambda s: s["optimizer"].update(state={0: 3}),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(tiny_scenes, tmp_path_factory) -> tuple[Config, Path]:
+    """A run of one epoch, and the settings that go on with it."""
+    folder = tmp_path_factory.mktemp("stopped")
+    config = set_fields(preset("scenes"), **{"model__image_size": 64, "train__epochs": 1, "data__workers": 0})
+    config = set_fields(config, data__root=str(tiny_scenes), train__similarity_images=0, train__cached=False)
+    config = set_fields(config, data__limit_images=4)
+    fit(config, folder / "run", progress=False)
+    return set_fields(config, train__epochs=2), folder / "run"
+
+
+@pytest.mark.parametrize("part", CHANGES)
+def test_a_state_that_was_changed_is_refused_and_nothing_is_written(stopped, tmp_path, part):
+    config, run_dir = stopped
+    copied = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    state = state_of(copied)
+    CHANGES[part](state)
+    torch.save(state, copied / "checkpoint" / "state.pt")
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match=rf"state\.pt: .*{re.escape(part)}") as raised:
+        fit(config, copied, resume=True, progress=False)
+    assert "\n" not in str(raised.value)
+    assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+
+
+def test_a_state_with_more_in_it_than_there_is_changes_no_method(stopped, tmp_path):
+    config, run_dir = stopped
+    copied = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    state = state_of(copied)
+    state["scheduler"]["step"] = state["scheduler"]["get_last_lr"] = 3
+    torch.save(state, copied / "checkpoint" / "state.pt")
+    assert len(fit(config, copied, resume=True, progress=False)) == 2
+
+
+# One run directory, one writer
+
+
+def test_a_second_writer_is_told_and_writes_nothing(stopped, tmp_path, monkeypatch):
+    config, run_dir = stopped
+    copied = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    monkeypatch.setattr(files, "DYING_SECONDS", 0)
+    lock = files.FolderLock(copied)
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"run: another training writes there now"):
+        fit(config, copied, resume=True, progress=False)
+    assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+    lock.release()
+    (copied / f".history.pkl.{files._HOST}-{2**22 + 1}.part").write_bytes(b"of a killed writer")
+    assert len(fit(config, copied, resume=True, progress=False)) == 2
+    assert not list(copied.glob(".*.part"))
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_run_directory_that_was_deleted_meanwhile_is_an_error(stopped, tmp_path, epoch):
+    config, _ = stopped
+    out = tmp_path / "run"
+
+    def delete(found: dict) -> None:
+        if found["epoch"] == epoch:
+            shutil.rmtree(out)
+
+    with pytest.raises(FileNotFoundError, match="was deleted or replaced while it was written to"):
+        fit(config, out, progress=False, on_epoch=delete)
+    assert not out.exists()

@@ -15,6 +15,7 @@ from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import DataError, load_examples
 from vg_utils.data.jsonl import write_jsonl
 from vg_utils.models.backbones import WeightsError
+from vg_utils.pickles import read_pickle
 from vg_utils.presets import preset
 from vg_utils.tuning import search as tuning
 from vg_utils.tuning.figures import draw_study
@@ -205,9 +206,9 @@ def test_a_search_from_the_command_line(tiny_config, tiny_scenes, tmp_path, caps
     assert cli.main([*arguments, "--out", str(tmp_path / "b"), "--trials", "3", "--no-report"]) == 0
     one, other = (open_study(str(tmp_path / name / "journal.log")) for name in "ab")
     assert told(one) == told(other)
-    results = pd.read_pickle(tmp_path / "a" / "results.pkl")
+    results = read_pickle(tmp_path / "a" / "results.pkl")
     assert results["best"]["val_miou"] == max(trial.value for trial in one.trials)
-    assert results["counts"]["finished"] == len(results["trials"]) == 3
+    assert results["counts"]["finished"] == len(results["trials"]["number"]) == 3
     for name in ("preset", "tuned"):
         assert len(set(results["test"][name]["miou_by_seed"])) == 3
     kept = {path.parent.parent.name for path in (tmp_path / "a" / "retrained").glob("preset/*/checkpoint/*")}

@@ -21,6 +21,7 @@ from vg_utils.boxes import boxes_to_model
 from vg_utils.data.examples import DataError, GroundingExample
 from vg_utils.data.text import names_color
 from vg_utils.data.transforms import EvalTransform, TrainTransform, View, random_colors
+from vg_utils.processes import end_with_parent
 
 __all__ = ["Batch", "EpochSampler", "GroundingDataset", "GroundingLoader", "Item", "Tokenizer", "collate"]
 __all__ += ["make_loader", "whole_batch_loader"]
@@ -284,6 +285,7 @@ def make_loader(
         batch_size=batch_images,
         sampler=EpochSampler(dataset, shuffle, seed, per_epoch),
         num_workers=workers,
+        worker_init_fn=end_with_parent,
         collate_fn=partial(collate, tokenizer=tokenizer),
         drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),

@@ -30,6 +30,7 @@ from vg_utils.data.transforms import (
     change_colors,
     random_colors,
 )
+from vg_utils.processes import end_with_parent
 
 DECODED_AT_ONCE = 64
 GREY = (0.299, 0.587, 0.114)  # share of red, green and blue in a grey level (ITU-R 601), as torchvision's
@@ -61,7 +62,8 @@ class ResidentPictures:
     ) -> None:
         self.size, self.tokenizer, self.device = size, tokenizer, torch.device(device)
         images = torch.empty((len(examples), 3, size, size), dtype=torch.uint8, device=self.device)
-        decoded = DataLoader(_Decoded(examples, size), DECODED_AT_ONCE, num_workers=workers)
+        options = {"num_workers": workers, "worker_init_fn": end_with_parent}
+        decoded = DataLoader(_Decoded(examples, size), DECODED_AT_ONCE, **options)
         done = 0
         for part in tqdm(decoded, desc="decoding", disable=not progress, leave=False):
             images[done : done + len(part)] = part.to(self.device)

@@ -16,6 +16,7 @@ from vg_utils.evaluation.metrics import summarise
 from vg_utils.evaluation.rows import ask, constant_answer, eval_batches, make_rows, predict_rows
 from vg_utils.evaluation.similarity import add_clip_similarity, judge_for
 from vg_utils.models.blind import fit_constant_box
+from vg_utils.models.checkpoints import CheckpointError
 from vg_utils.models.detector_clip import DetectorClip
 from vg_utils.models.detectors import SEEN
 
@@ -70,6 +71,9 @@ def evaluate(
         workers: decoding processes.
         similarity: whether a pretrained backbone looks at the predicted crops, too.
         batches: those of `examples`, in order, where they are at hand already (`ResidentPictures.loader`).
+
+    Raises:
+        CheckpointError: an answer that is NaN.
     """
     model, config, device = grounder.model, grounder.config.model, grounder.device
     started = time.perf_counter()
@@ -80,6 +84,8 @@ def evaluate(
         )
     rows, _, absent = predict_rows(model, examples, batches, config.image_size, device)
     seconds = time.perf_counter() - started
+    if rows[["x1", "y1", "x2", "y2", "score"]].isna().any(axis=None):
+        raise CheckpointError("expected finite answers of the model, got NaN: its weights are damaged")
     judge = judge_for(model, config, device) if similarity else None
     if judge is not None:
         rows = add_clip_similarity(rows, examples, judge, device)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vg_utils.config import ClipConfig
+from vg_utils.config_checks import told
 from vg_utils.data.batches import Tokenizer
 from vg_utils.models.finetuning import Tower
 from vg_utils.models.precision import autocast
@@ -147,7 +148,7 @@ def ways_out(kind: str, name: str, weights: str, flag: str, error: Exception) ->
     reason = " ".join(str(error).split())[:300] or type(error).__name__  # torch lists every tensor amiss
     public = "connect to the internet and try again; " if weights in ("openai", "imagenet") else ""
     return (
-        f"{kind} {name!r}: the weights {weights!r} could not be loaded ({reason}). Ways out: {public}"
+        f"{kind} {name!r}: the weights {told(weights)} could not be loaded ({reason}). Ways out: {public}"
         f"name a local file with --{flag} FILE; or train from nothing: --random-init"
     )
 

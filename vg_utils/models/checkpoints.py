@@ -13,25 +13,26 @@ with.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import pickle
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
-from vg_utils.config import Config
-from vg_utils.files import write_atomically
+from vg_utils.config import Config, ConfigError, set_fields
+from vg_utils.files import disk_errors, write_atomically
+from vg_utils.models import build_model
+from vg_utils.models.backbones import WeightsError
 from vg_utils.models.base import GroundingModel
+from vg_utils.models.fingerprints import fingerprint, fingerprints, full_names, omitted
 from vg_utils.models.shipped import WEIGHTS_DIR, pack_tensors, unpack_tensors
+from vg_utils.models.weight_files import read_weights
+from vg_utils.pickles import write_pickle
 from vg_utils.presets import preset
 
 DEFAULT_CHECKPOINT = "photos/dense-grounder"  # the one for photographs
@@ -42,18 +43,16 @@ TRAINED_ON = {  # what the shipped checkpoints of a preset have seen
 }
 
 
+NO_FILES = ("openai", "imagenet", "shipped", "random")  # what weights may be beside a file
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint that is missing, damaged or of another model; the message says which and what."""
 
 
-def save_pickle(path: Path, value: Any) -> None:
-    """Pickle plain data (lists, dicts, pandas frames) for the notebooks."""
-    write_atomically(path, pickle.dumps(value))
-
-
 def save_history(run_dir: Path, history: list[dict]) -> None:
     """The epochs so far, as a pickle and as JSON lines."""
-    save_pickle(run_dir / "history.pkl", history)
+    write_pickle(run_dir / "history.pkl", history)
     lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
     write_atomically(run_dir / "history.jsonl", lines.encode())
 
@@ -68,25 +67,38 @@ def save_checkpoint(
         state: everything but the weights that a resumed run needs (tensors and plain data).
         best: these weights are the best so far; otherwise the best ones are kept as they are.
         average: the moving average of the model, if there is one; it is what was scored.
+
+    Raises:
+        OSError: the disk is full; the checkpoint of before is as it was.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = _beside(directory, "new"), _beside(directory, "old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    prints = _fingerprints(model)
-    save_weights(fresh / "last.safetensors", model, prints)
-    torch.save(state, fresh / "state.pt")
-    scored = fresh / "last.safetensors"
-    if average is not None:
-        scored = fresh / "average.safetensors"
-        save_weights(scored, average, prints)  # what is frozen is the same in both
-    kept = scored if best else (_current(directory) / "model.safetensors")
-    shutil.copyfile(kept, fresh / "model.safetensors")  # not a hard link: Colab's Drive has none
+    try:
+        with disk_errors():
+            _fill(fresh, model, state, average)
+            scored = fresh / ("last.safetensors" if average is None else "average.safetensors")
+            kept = scored if best else (_current(directory) / "model.safetensors")
+            shutil.copyfile(kept, fresh / "model.safetensors")  # not a hard link: Colab's Drive has none
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)  # a full disk has room for the next thing then
+        raise
     if directory.exists():
         shutil.rmtree(old, ignore_errors=True)
         directory.rename(old)
     fresh.rename(directory)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _fill(directory: Path, model: GroundingModel, state: dict, average: GroundingModel | None) -> None:
+    """Write what a training goes on from."""
+    prints = fingerprints(model)
+    save_weights(directory / "last.safetensors", model, prints)
+    with (directory / "state.pt").open("wb") as file:  # by its name, torch would not say why it failed
+        torch.save(state, file)
+    if average is not None:
+        save_weights(directory / "average.safetensors", average, prints)  # what is frozen is the same in both
 
 
 def load_state(directory: Path, model: GroundingModel, average: GroundingModel | None = None) -> dict | None:
@@ -98,9 +110,14 @@ def load_state(directory: Path, model: GroundingModel, average: GroundingModel |
     if average is not None:
         load_weights(directory / "average.safetensors", average)
     try:
-        return torch.load(directory / "state.pt", map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{directory / 'state.pt'}: expected a training state, got: {error}") from None
+        state = torch.load(directory / "state.pt", map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can raise nearly anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(f"{directory / 'state.pt'}: expected a training state, got: {reason}") from None
+    if not isinstance(state, dict):
+        kind = type(state).__name__
+        raise CheckpointError(f"{directory / 'state.pt'}: expected a training state, got {kind}")
+    return state
 
 
 def drop_resumable(run_dir: Path) -> None:
@@ -122,8 +139,8 @@ def save_weights(path: Path, model: GroundingModel, prints: dict[str, str] | Non
         model: whose weights they are.
         prints: the fingerprints, where they are known.
     """
-    prints = _fingerprints(model) if prints is None else prints
-    left_out = _full_names(omitted(model))
+    prints = fingerprints(model) if prints is None else prints
+    left_out = full_names(omitted(model))
     tensors = {name: value.contiguous() for name, value in model.state_dict().items() if name not in left_out}
     save_file(tensors, path, metadata={"fingerprints": json.dumps(prints)})
 
@@ -155,23 +172,20 @@ def load_weights(path: Path, model: GroundingModel) -> None:
     Raises:
         CheckpointError: the file is missing, damaged, or was written for another model or another backbone.
     """
+    prints = _read_fingerprints(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            prints = json.loads((file.metadata() or {}).get("fingerprints", "{}"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: expected weights, found no such file") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected a safetensors file, got: {error}") from None
+        own = model.state_dict()
+        tensors = unpack_tensors(read_weights(path), own)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise CheckpointError(f"{path}: {reason}") from None
     backbones, skipped = model.backbones(), omitted(model)
     for name, expected in prints.items():
         if name not in skipped or fingerprint(backbones[name], skipped[name]) != expected:
             raise CheckpointError(
                 f"{path}: trained on another {name} than the one loaded here (fingerprint differs)"
             )
-    own = model.state_dict()
-    tensors = unpack_tensors(tensors, own)
-    expected_names = set(own) - _full_names({name: skipped[name] for name in prints})
+    expected_names = set(own) - full_names({name: skipped[name] for name in prints})
     missing, unknown = sorted(expected_names - set(tensors)), sorted(set(tensors) - expected_names)
     if missing or unknown:
         raise CheckpointError(
@@ -186,55 +200,62 @@ def load_weights(path: Path, model: GroundingModel) -> None:
     model.load_state_dict(own | tensors)
 
 
-def omitted(model: GroundingModel) -> dict[str, set[str]]:
-    """Of each backbone, the names of its weights that can be had again from where they came.
+def load_config(directory: Path) -> Config:
+    """The settings of a run, with its weight files where they are from here.
 
-    They are what is neither random nor trained; running statistics go with the layer that they belong to.
+    A relative path is inside the run directory, if there is such a file, and has to stay there. Any other
+    file was named by whoever trained. Of it only what `load_weights` finds to be what the run was trained
+    with, by its fingerprint, gets into the model; all else is in the checkpoint.
+
+    Raises:
+        ConfigError: settings that cannot be, or a weight file that leaves the directory.
     """
-    found = {}
-    for name, backbone in model.backbones().items():
-        weights = set() if backbone.source == "random" else _frozen(backbone)
-        if weights:
-            found[name] = weights
-    return found
+    config = Config.load(directory / "config.json")
+    for part in ("clip", "hrnet"):
+        weights = getattr(config.model, part).weights
+        if weights in NO_FILES:
+            continue
+        inside = directory / weights
+        if not Path(weights).is_absolute() and os.path.exists(inside):
+            if not inside.resolve().is_relative_to(directory.resolve()):
+                raise ConfigError(
+                    f"{directory / 'config.json'}: model.{part}.weights: expected a file inside of the run's "
+                    f"directory, got {weights!r}, which leaves it"
+                )
+            config = set_fields(config, **{f"model__{part}__weights": str(inside)})
+    return config
 
 
-def fingerprint(module: nn.Module, names: set[str] | None = None) -> str:
-    """SHA-256 of names, shapes and values (rounded to float16) of `names`, by default of what is frozen.
+def load_model(directory: Path) -> tuple[GroundingModel, Config]:
+    """The model of a run with its best weights, and its settings, see `load_config`.
 
-    Positions of an image's cells are left out: they are interpolated to the size of the input, and the last
-    bits of that differ from one torch, or processor, to the next.
-
-    RN50 and HRNet take half a second, and every save asks. So they are hashed again only where torch has
-    counted a write to one of the tensors since, as it does for autograd, or one has moved.
+    Raises:
+        ConfigError: as `load_config`.
+        CheckpointError: as `load_weights`, or settings of which no model can be made.
+        WeightsError: a backbone that the checkpoint builds on cannot be had.
     """
-    names = _frozen(module) if names is None else names
-    names = {name for name in names if not name.endswith(_INTERPOLATED)}
-    tensors = {name: value for name, value in sorted(module.state_dict().items()) if name in names}
-    if any(value.is_inference() for value in tensors.values()):  # writes to these are not counted
-        return _sha256(tensors)
-    writes = [(name, value.data_ptr(), value._version) for name, value in tensors.items()]
-    if _hashed.get(module, (None, ""))[0] != writes:
-        _hashed[module] = (writes, _sha256(tensors))
-    return _hashed[module][1]
+    config, path = load_config(directory), directory / "config.json"
+    try:
+        model = build_model(config.model.name, config.model)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except WeightsError:
+        raise
+    except Exception as error:  # torch's own, of sizes that do not go together
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(f"{path}: expected settings of a model, got: {reason}") from None
+    load_best(directory, model)
+    return model, config
 
 
-_INTERPOLATED = ("visual.positional_embedding", "attnpool.positional_embedding")
-_hashed: WeakKeyDictionary[nn.Module, tuple[list, str]] = WeakKeyDictionary()
-
-
-def _sha256(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, value in tensors.items():
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _fingerprints(model: GroundingModel) -> dict[str, str]:
-    """Of each backbone, that of the weights that are omitted."""
-    backbones = model.backbones()
-    return {name: fingerprint(backbones[name], weights) for name, weights in omitted(model).items()}
+def with_absolute_paths(config: Config) -> Config:
+    """The settings with weight files named so that they are found from any working directory."""
+    for part in ("clip", "hrnet"):
+        weights = getattr(config.model, part).weights
+        if weights not in NO_FILES:
+            absolute = os.path.abspath(os.path.expanduser(weights))
+            config = set_fields(config, **{f"model__{part}__weights": absolute})
+    return config
 
 
 def find_checkpoint(name: str | Path) -> Path:
@@ -243,8 +264,9 @@ def find_checkpoint(name: str | Path) -> Path:
     Raises:
         CheckpointError: neither; the message lists the shipped ones.
     """
-    for directory in (Path(name).expanduser(), WEIGHTS_DIR / name):
-        if (directory / "config.json").is_file() and (_current(directory / "checkpoint")).is_dir():
+    for directory in (Path(os.path.expanduser(name)), WEIGHTS_DIR / name):
+        # Asked of `os`, to which a name that cannot be is one of no file.
+        if os.path.isfile(directory / "config.json") and os.path.isdir(_current(directory / "checkpoint")):
             return directory
     raise CheckpointError(
         f"{name}: expected a run directory (config.json and checkpoint/) or one of the shipped "
@@ -270,6 +292,26 @@ def origin(checkpoint: str | Path) -> str:
     return f"{checkpoint}: {config.model.name}, trained on {seen}"
 
 
+def _read_fingerprints(path: Path) -> dict[str, str]:
+    """Of a checkpoint's weights: those of the backbones that it builds on, which are not in it.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            prints = json.loads((file.metadata() or {}).get("fingerprints", "{}"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: expected weights, found no such file") from None
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: expected a safetensors file, got: {str(error)[:200]}") from None
+    if not isinstance(prints, dict) or not all(isinstance(value, str) for value in prints.values()):
+        raise CheckpointError(
+            f"{path}: fingerprints: expected a text for each backbone, got {str(prints)[:80]}"
+        )
+    return prints
+
+
 def _beside(directory: Path, suffix: str) -> Path:
     return directory.with_name(f".{directory.name}.{suffix}")
 
@@ -278,19 +320,3 @@ def _current(directory: Path) -> Path:
     """The checkpoint directory, or the old one where a kill came between the two renames of a save."""
     old = _beside(directory, "old")
     return old if old.exists() and not directory.exists() else directory
-
-
-def _frozen(module: nn.Module) -> set[str]:
-    """Names of the weights and buffers of the parts of a module that do not train."""
-    names = set()
-    for path, part in module.named_modules():
-        own = dict(part.named_parameters(recurse=False))
-        trained = any(parameter.requires_grad for parameter in own.values())
-        kept = {name for name, parameter in own.items() if not parameter.requires_grad}
-        kept |= set() if trained else {name for name, _ in part.named_buffers(recurse=False)}
-        names |= {f"{path}.{name}" if path else name for name in kept}
-    return names & set(module.state_dict())
-
-
-def _full_names(names: dict[str, set[str]]) -> set[str]:
-    return {f"{backbone}.{name}" for backbone, inside in names.items() for name in inside}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 import open_clip
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.model import resize_pos_embed
 from open_clip.tokenizer import SimpleTokenizer
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
@@ -21,12 +23,15 @@ from vg_utils.config import ClipConfig, ConfigError
 from vg_utils.models.backbones import Backbone, TextFeatures, WeightsError, normalise, ways_out
 from vg_utils.models.finetuning import Tower, set_tuning
 from vg_utils.models.shipped import load_shipped
+from vg_utils.models.weight_files import read_weights
 
 open_clip.add_model_config(Path(__file__).parent / "configs")  # registers `scenes-rn`
 
 CONTEXT_LENGTH = 77  # tokens, with the start and the end token
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+")  # of letters, an apostrophe within; or a number
 RESNET_STRIDES = (4, 8, 16, 32)  # of levels 1 to 4
+BESIDE_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's files
+WEIGHTS_OF_FOLDERS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 
 
 class ClipBackbone(Backbone):
@@ -162,18 +167,46 @@ def load_clip(config: ClipConfig, image_size: int = 224) -> nn.Module:
         if weights == "shipped":
             return load_shipped(_unwarned(name), name, image_size)
         if path.is_dir():
-            return open_clip.create_model(f"local-dir:{path}", require_pretrained=True)
-        if not path.is_file():
-            raise FileNotFoundError(f"no such file or folder: {path}")
-        if path.suffix == ".pt" and _quick_gelu(name):
-            # It guesses the architecture, heads and all, from the shapes in the file: the name has to decide.
-            guessed = open_clip.load_openai_model(str(path), precision="fp32", device="cpu")
-            clip = _unwarned(name)
-            clip.load_state_dict(guessed.state_dict())
-            return clip
-        return open_clip.create_model(name, pretrained=str(path))
+            return _load_strictly(_unwarned(_of_folder(path)), _weights_of_folder(path))
+        return _load_strictly(_unwarned(name), path)
     except Exception as error:  # open_clip, the hub, torch and the file system each raise their own
         raise WeightsError(ways_out("CLIP", name, weights, "model.clip.weights", error)) from error
+
+
+def _load_strictly(clip: nn.Module, path: Path) -> nn.Module:
+    """Put a file of weights into a CLIP: every one has to be there and fit; positions are interpolated."""
+    state = read_weights(path)
+    for name in BESIDE_WEIGHTS:
+        state.pop(name, None)
+    if "logit_scale" in state:  # a number in some files, a vector of one in others
+        state["logit_scale"] = state["logit_scale"].reshape(clip.logit_scale.shape)
+    resize_pos_embed(state, clip)
+    clip.load_state_dict(state)
+    return clip
+
+
+def _of_folder(folder: Path) -> str:
+    """open_clip's name for the architecture that a folder describes.
+
+    Raises:
+        ValueError: it would be put together from other libraries' models, which open_clip fetches by name.
+    """
+    described = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+    parts = (described, described["vision_cfg"], described["text_cfg"])
+    others = sorted(key for part in parts for key in part if key.startswith(("hf_", "timm_")))
+    if others:
+        raise ValueError(f"{folder}: expected a ResNet or a ViT of open_clip's own, got {others[0]}")
+    return f"local-dir:{folder}"
+
+
+def _weights_of_folder(folder: Path) -> Path:
+    """open_clip's own file, or else the only one there is."""
+    suffixes = (".safetensors", ".bin", ".pth", ".pt")
+    found = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
+    named = [folder / name for name in WEIGHTS_OF_FOLDERS if folder / name in found]
+    if not named and len(found) != 1:
+        raise FileNotFoundError(f"{folder}: expected {WEIGHTS_OF_FOLDERS[0]}, found {len(found)} other files")
+    return (named or found)[0]
 
 
 def _unwarned(name: str) -> nn.Module:

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import safetensors.torch
 import torch
 import torchvision
 from PIL import Image
@@ -29,6 +28,7 @@ from vg_utils.config import ConfigError, DetectorClipConfig, nearest
 from vg_utils.data.examples import GroundingExample
 from vg_utils.models.backbones import WeightsError
 from vg_utils.models.shipped import load_shipped
+from vg_utils.models.weight_files import read_weights
 
 PICTURES_AT_ONCE = 8  # of one size, through a detector
 LONGEST_SIDE = 1600  # pixels that a detector is shown; most shrink an image to 1333 or fewer themselves
@@ -229,13 +229,7 @@ def _scale_back(boxes_xyxy: Tensor, from_wh: tuple[int, int], to_wh: tuple[int, 
 
 def _load_strictly(model: nn.Module, path: Path) -> None:
     """Load a local file of weights: every name has to be there and fit."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
-    if path.suffix == ".safetensors":
-        state = safetensors.torch.load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("model", state)  # torchvision's training script wraps them
+    state = read_weights(path)
     # Detectors trained with frozen BatchNorm have no such counters; in evaluation nothing reads them.
     for name, value in model.state_dict().items():
         if name.endswith("num_batches_tracked"):

@@ -15,6 +15,7 @@ from vg_utils.config import ConfigError, HRNetConfig
 from vg_utils.models.backbones import WeightsError, normalise, ways_out
 from vg_utils.models.finetuning import Tower, set_tuning
 from vg_utils.models.shipped import load_shipped
+from vg_utils.models.weight_files import read_weights
 
 SCENES_HRNET = "scenes-hrnet"
 
@@ -108,9 +109,6 @@ def _small_hrnet() -> dict:
 
 def _load_matching(net: nn.Module, path: Path) -> None:
     """Load a file of weights; a classifier's head may be left over, but nothing may be missing."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
-    state = timm.models.load_state_dict(str(path))
-    missing, _ = net.load_state_dict(state, strict=False)
+    missing, _ = net.load_state_dict(read_weights(path), strict=False)
     if missing:
         raise ValueError(f"{path}: {len(missing)} weights are missing, the first is {missing[0]!r}")

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vg_utils.config import ClipConfig, ConfigError
@@ -21,6 +20,7 @@ from vg_utils.models.backbones import Backbone, TextFeatures, WeightsError, norm
 from vg_utils.models.finetuning import Tower, set_tuning
 from vg_utils.models.minilm import MiniLM, mean_of_tokens
 from vg_utils.models.shipped import load_shipped, unpack_tensors
+from vg_utils.models.weight_files import read_weights
 from vg_utils.models.wordpiece import WordPiece
 
 PHOTOS = "photos"  # its name in the configuration and of its file of weights
@@ -114,7 +114,7 @@ def load_weights(module: nn.Module, weights: str, image_size: int) -> None:
 
     Args:
         module: a `PhotoBackbone` without low-rank updates.
-        weights: "random", "shipped", or a safetensors file, in 8 bits or not.
+        weights: "random", "shipped", or a file, in 8 bits or not.
         image_size: matters to shipped weights alone, see `vg_utils.models.shipped`.
 
     Raises:
@@ -131,6 +131,7 @@ def load_weights(module: nn.Module, weights: str, image_size: int) -> None:
         if weights == "shipped":
             load_shipped(module, PHOTOS, image_size)
         else:
-            module.load_state_dict(unpack_tensors(load_file(Path(weights).expanduser()), module.state_dict()))
+            packed = read_weights(Path(weights).expanduser())
+            module.load_state_dict(unpack_tensors(packed, module.state_dict()))
     except Exception as error:  # safetensors, torch and the file system each raise their own
         raise WeightsError(ways_out("backbone", PHOTOS, weights, "model.clip.weights", error)) from error

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
+
+from vg_utils.models.checkpoints import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,9 @@ class Prediction:
             whole image, without the letterbox's padding, H / W about as its sides. None where it has none.
             Two predictions may be equal whatever their maps.
         unknown_words: words of the phrase that mean nothing to the model, in order.
+
+    Raises:
+        CheckpointError: a number that is NaN or infinite.
     """
 
     phrase: str
@@ -28,6 +34,14 @@ class Prediction:
     presence: float | None = None
     heatmap: Tensor | None = field(default=None, repr=False, compare=False)
     unknown_words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        numbers = (*self.box_xyxy, self.score, *([] if self.presence is None else [self.presence]))
+        if not all(map(math.isfinite, numbers)):
+            raise CheckpointError(
+                f"{self.phrase!r:.80}: expected a finite answer of the model, got {numbers}: its weights are "
+                "damaged, or of other settings"
+            )
 
     def as_dict(self) -> dict:
         """Plain data for JSON: `phrase, box_xyxy, score`; `presence` and `unknown_words` where there are."""

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from vg_utils.models.weight_files import check_finite, read_weights
 
 WEIGHTS_DIR = Path(__file__).parent.parent / "weights"
 _TABLE, _ROWS = "token_embedding.weight", "token_embedding.rows"
@@ -78,16 +79,40 @@ def _by_row(scale: Tensor, matrix: Tensor) -> Tensor:
 
 
 def unpack_tensors(packed: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `pack_tensors`, up to rounding; `own` are tensors of the right shapes."""
+    """The inverse of `pack_tensors`, up to rounding; `own` are tensors of the right shapes.
+
+    Raises:
+        ValueError: scales or rows that do not fit what they are of; the message names them.
+    """
     tensors = dict(packed)
     for name in [name for name in packed if name + _SCALE in packed]:
-        tensors[name] = tensors[name] * _by_row(tensors.pop(name + _SCALE), tensors[name])
+        scale, matrix = tensors.pop(name + _SCALE), tensors[name]
+        if not scale.is_floating_point() or scale.shape != matrix.shape[:1]:
+            raise ValueError(f"{name + _SCALE}: expected a number a row of {name}, got {_told(scale)}")
+        tensors[name] = matrix * _by_row(scale, matrix)
+        check_finite({name: tensors[name]}, "in 8 bits")
     for name in [name for name in packed if name.endswith(_ROWS)]:
-        table = name.removesuffix(_ROWS) + _TABLE
+        table, rows = name.removesuffix(_ROWS) + _TABLE, tensors.pop(name)
+        if table not in tensors or table not in own or tensors[table].shape[1:] != own[table].shape[1:]:
+            raise ValueError(f"{name}: expected rows of a token table, got none that fit under {table}")
         whole = torch.zeros(own[table].shape, dtype=tensors[table].dtype)
-        whole[tensors.pop(name)] = tensors[table]
+        if not _are_rows(rows, len(tensors[table]), len(whole)):
+            count = len(tensors[table])
+            raise ValueError(f"{name}: expected {count} rows of {len(whole)}, got {_told(rows)}")
+        whole[rows] = tensors[table]
         tensors[table] = whole
     return tensors
+
+
+def _are_rows(rows: Tensor, count: int, of: int) -> bool:
+    """Whether they are so many different row numbers, in order, of so many."""
+    if rows.dtype != torch.int64 or rows.shape != (count,):
+        return False
+    return not count or bool(rows[0] >= 0 and rows[-1] < of and (rows.diff() > 0).all())
+
+
+def _told(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def load_shipped(module: nn.Module, name: str, image_size: int) -> nn.Module:
@@ -106,7 +131,7 @@ def load_shipped(module: nn.Module, name: str, image_size: int) -> nn.Module:
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in WEIGHTS_DIR.glob("*.safetensors"))) or "none"
         raise FileNotFoundError(f"no weights are shipped for {name!r}; shipped: {names}")
-    packed = unpack_tensors(load_file(path), module.state_dict())
+    packed = unpack_tensors(read_weights(path), module.state_dict())
     sizes = {int(key.rpartition("@")[2]) for key in packed if "@" in key}
     if sizes:
         chosen = min(sizes, key=lambda size: abs(math.log(size / image_size)))

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from vg_utils.data.examples import DataError
 from vg_utils.data.refer_files import picture_name, write_refer
 from vg_utils.files import write_atomically
+from vg_utils.processes import end_with_parent
 from vg_utils.refscenes.grammar import ATTRIBUTES, Facts
 from vg_utils.refscenes.near_misses import write_absent
 from vg_utils.refscenes.raycast import stack_scenes
@@ -254,6 +255,7 @@ def gpus_of(device: str) -> list[str]:
 
 def _begin_drawing(device: str, number: Synchronized) -> None:
     """In each new process: one thread, and the GPUs in turn."""
+    end_with_parent()
     torch.set_num_threads(1)
     gpus = gpus_of(device)
     if torch.device(device).type == "cuda":

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vg_utils.config import Config, ConfigError, first_difference
 from vg_utils.data import GroundingExample
+from vg_utils.files import FolderLock, sweep
 from vg_utils.models import MODELS
+from vg_utils.models.checkpoints import with_absolute_paths
 
+GONE = "was deleted or replaced while it was written to"
 CHANGES_NOTHING = {  # settings that no result depends on: where things lie, who decodes, when it is saved
     "data": ("root", "features", "workers", "strict"),
     "train": ("save_every",),
@@ -37,7 +42,7 @@ def check_claim(run_dir: Path, config: Config, resume: bool) -> str:
         raise ConfigError(
             f"{run_dir}: there is a run here already; resume it with --resume or choose another --out"
         )
-    before = Config.load(path)
+    before = with_absolute_paths(Config.load(path))
     epochs = before.train.epochs, config.train.epochs
     same_epochs = dataclasses.replace(before.train, epochs=max(epochs))
     before = dataclasses.replace(before, train=same_epochs)
@@ -54,6 +59,41 @@ def check_claim(run_dir: Path, config: Config, resume: bool) -> str:
             "with as many from the start"
         )
     return ""
+
+
+@contextmanager
+def claim(run_dir: Path, config: Config, resume: bool, is_main: bool = True) -> Iterator[None]:
+    """Hold a run directory for as long as it is written to; what was left there by a killed writer goes.
+
+    Args:
+        run_dir, config, resume: see `check_claim`, asked again: another may have been here meanwhile.
+        is_main: whether this is the one process of the training that writes.
+
+    Raises:
+        ConfigError: another training holds it, or as `check_claim`.
+        FileNotFoundError: at the end, when the directory is not the one that it was.
+    """
+    if not is_main:
+        yield
+        return
+    try:
+        lock = FolderLock(run_dir)
+    except BlockingIOError:
+        raise ConfigError(f"{run_dir}: another training writes there now; choose another --out") from None
+    try:
+        check_claim(run_dir, config, resume)
+        sweep(run_dir)
+        yield
+        if not lock.still_there():
+            raise FileNotFoundError(errno.ENOENT, GONE, str(run_dir))
+    finally:
+        lock.release()
+
+
+def check_still_there(run_dir: Path) -> None:
+    """Raise a FileNotFoundError if a run directory has gone: what is written next would be half a run."""
+    if not (run_dir / "config.json").is_file():
+        raise FileNotFoundError(errno.ENOENT, GONE, str(run_dir))
 
 
 def what_matters(config: Config) -> dict[str, Any]:

@@ -14,27 +14,29 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object, parse_flag_from_env, set_seed
+from accelerate.utils import broadcast, gather_object, set_seed
 from torch import nn
 from tqdm.auto import tqdm
 
 from vg_utils.boxes import paired_iou, to_xyxy
-from vg_utils.config import Config, ConfigError, TrainConfig
+from vg_utils.config import Config, ConfigError
 from vg_utils.data.batches import Batch, GroundingLoader
 from vg_utils.data.resident import ResidentPictures
 from vg_utils.evaluation.calibration import calibrate
 from vg_utils.evaluation.metrics import summarise
 from vg_utils.evaluation.rows import predict_rows
 from vg_utils.evaluation.similarity import add_clip_similarity, judge_for
+from vg_utils.files import check_folder
 from vg_utils.models import build_model
 from vg_utils.models.base import EndToEnd, Features, GroundingModel
-from vg_utils.models.checkpoints import load_state, save_checkpoint, save_history
+from vg_utils.models.checkpoints import load_state, save_checkpoint, save_history, with_absolute_paths
 from vg_utils.models.clip import ClipBackbone
-from vg_utils.models.precision import best_precision
+from vg_utils.training.accelerators import make_accelerator
 from vg_utils.training.averages import MovingAverage, RunningTotals
-from vg_utils.training.claims import check_claim, digest_of
+from vg_utils.training.claims import check_claim, check_still_there, claim, digest_of
 from vg_utils.training.loaders import Examples, examples_of, load_split, make_loaders
 from vg_utils.training.optim import make_optimizer, make_scheduler, set_rates
+from vg_utils.training.states import check_state
 
 MENDS = "A lower --train.lr or --train.grad-clip usually mends it"
 
@@ -68,12 +70,15 @@ def fit(
 
     Raises:
         ConfigError: a fresh run in a directory that has one, a resumed run with other settings or data, or
-            settings that do not go together.
+            settings that do not go together; or another training writes to the directory.
+        OSError: the directory cannot be written to, the disk is full, or it was deleted meanwhile.
         DataError: a split that cannot be read, or has no usable image.
         TrainingError: a loss is not finite; it is stopped before anything is saved.
     """
     run_dir = Path(run_dir)
-    accelerator = _accelerator(config.train)
+    check_folder(run_dir)
+    config = with_absolute_paths(config)
+    accelerator = make_accelerator(config.train)
     note = check_claim(run_dir, config, resume)  # all look, and nobody writes before everything is sound
     set_seed(config.train.seed)
     splits = splits or {}
@@ -81,23 +86,24 @@ def fit(
     model = build_model(config.model.name, config.model)
     train_loader, val_loader = make_loaders(config, model, train, val, accelerator, progress)
     data = digest_of(examples_of(train), examples_of(val))
-    run = _Run(config, run_dir, model, train_loader, accelerator, data)
-    if resume:
-        run.restore()
     judge = judge_for(model, config.model, accelerator.device)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        config.save(run_dir / "config.json")
-    if note:
-        accelerator.print(note)
-    while run.epoch < config.train.epochs:
-        epoch = {"epoch": run.epoch + 1} | run.train_epoch(progress)
-        epoch |= run.validate(examples_of(val), val_loader, judge)
-        run.finish_epoch(epoch)
-        if progress and accelerator.is_main_process:
-            tqdm.write(_line(epoch, config.train.epochs))
-        if on_epoch is not None:
-            on_epoch(epoch)
+    with claim(run_dir, config, resume, accelerator.is_main_process):
+        run = _Run(config, run_dir, model, train_loader, accelerator, data)
+        if resume:
+            run.restore()
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            config.save(run_dir / "config.json")
+        if note:
+            accelerator.print(note)
+        while run.epoch < config.train.epochs:
+            epoch = {"epoch": run.epoch + 1} | run.train_epoch(progress)
+            epoch |= run.validate(examples_of(val), val_loader, judge)
+            run.finish_epoch(epoch)
+            if progress and accelerator.is_main_process:
+                tqdm.write(_line(epoch, config.train.epochs))
+            if on_epoch is not None:
+                on_epoch(epoch)
     return run.history
 
 
@@ -231,6 +237,7 @@ class _Run:
     def save(self, improved: bool = False) -> None:
         """Write the checkpoint (the main process does; nothing is saved in mid-accumulation)."""
         if self.accelerator.is_main_process:
+            check_still_there(self.run_dir)
             state = {
                 "data": self.data,
                 "epoch": self.epoch,
@@ -254,18 +261,21 @@ class _Run:
 
         Raises:
             ConfigError: it was trained on other data.
+            CheckpointError: it is damaged.
         """
         average = None if self.average is None else self.average.model
         state = load_state(self.run_dir / "checkpoint", self.model, average)
         if state is None:
             return
+        check_state(state, self.optimizer, self.scheduler, self.run_dir / "checkpoint" / "state.pt")
         if state.get("data", self.data) != self.data:  # runs of earlier versions do not say
             raise ConfigError(f"{self.run_dir}: the run here learned from other data; choose another --out")
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
         self.best, self.history = state["best"], state["history"]
         self.totals.load(state["totals"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        own = self.scheduler.state_dict().keys()  # loading sets attributes of any name
+        self.scheduler.load_state_dict({k: v for k, v in state["scheduler"].items() if k in own})
         set_rates(self.scheduler)  # more epochs may be asked for than when it was saved
         if state["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -318,18 +328,6 @@ class _Run:
     def _terms(self) -> str:
         sums, count = self.totals.sums, self.totals.count.item()
         return ", ".join(f"{name} {value.item() / count:g}" for name, value in sums.items())
-
-
-def _accelerator(train: TrainConfig) -> Accelerator:
-    precision = train.precision
-    if precision == "auto":  # fp16 brings Accelerate's gradient scaler with it
-        # Not asked of a PartialState: one that is made before the Accelerator overlooks this variable.
-        precision = best_precision("cpu" if parse_flag_from_env("ACCELERATE_USE_CPU") else "cuda")
-    return Accelerator(
-        mixed_precision=precision,
-        gradient_accumulation_steps=train.accumulation,
-        step_scheduler_with_optimizer=False,
-    )
 
 
 def _hits(outputs: Features, batch: Batch) -> Features:

@@ -14,7 +14,7 @@ import pickle
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 
 import torch
@@ -25,9 +25,9 @@ from tqdm.auto import tqdm
 from vg_utils.config import ConfigError
 from vg_utils.data.batches import Batch, GroundingDataset, GroundingLoader, make_loader, whole_batch_loader
 from vg_utils.data.examples import DataError
-from vg_utils.files import write_atomically
+from vg_utils.files import check_folder, sweep, write_atomically
 from vg_utils.models.base import Features, GroundingModel
-from vg_utils.models.checkpoints import fingerprint
+from vg_utils.models.fingerprints import fingerprint
 
 VERSION = 2  # of the content; one more whenever the same inputs would give other features
 
@@ -125,9 +125,12 @@ def cache_features(
     Raises:
         ConfigError: the model's image encoder is being trained, so its features cannot be kept.
         DataError: a feature that is not finite; the message names it, and whose it is.
+        OSError: the directory cannot be written to, or the disk is full.
     """
     model = model.eval().to(device)
     directory = Path(directory)
+    check_folder(directory)
+    sweep(directory)
     key = _key(dataset, model)
     paths = [directory / f"{key}-{view}.pt" for view in range(views)]
     for view, path in enumerate(paths):
@@ -136,10 +139,15 @@ def cache_features(
             loader = make_loader(dataset, model.tokenizer, batch_images, shuffle=False, workers=workers)
             bar = tqdm(loader, desc=f"features, view {view + 1}/{views}", disable=not progress, leave=False)
             content = _encode(model, bar, len(dataset), device)
-            write_atomically(path, lambda temporary, content=content: torch.save(content, temporary))
+            write_atomically(path, partial(_save, content))
             checksum = {"sha256": _sha256(path), "bytes": path.stat().st_size}
             write_atomically(_sidecar(path), json.dumps(checksum).encode())
     return paths
+
+
+def _save(content: dict, path: Path) -> None:
+    with path.open("wb") as file:  # by its name, torch would not say why it failed
+        torch.save(content, file)
 
 
 def is_intact(path: Path) -> bool:

@@ -19,7 +19,8 @@ from vg_utils.config import Config, set_fields
 from vg_utils.data import GroundingExample, dataset_name
 from vg_utils.evaluation.metrics import bootstrap_ci
 from vg_utils.evaluation.runs import evaluate
-from vg_utils.models.checkpoints import drop_resumable, save_pickle
+from vg_utils.models.checkpoints import drop_resumable
+from vg_utils.pickles import read_pickle, write_pickle
 from vg_utils.predictor import Grounder
 from vg_utils.training.engine import fit
 from vg_utils.training.loaders import load_split
@@ -71,8 +72,8 @@ def write_report(study: optuna.Study, config: Config, out: Path, progress: bool 
         }
         results["test"] = {name: summarise_seeds(tables) for name, tables in rows.items()}
         results["test"]["difference"] = compare(rows["tuned"], rows["preset"])
-    save_pickle(out / "results.pkl", results)
-    save_pickle(out / "trials.pkl", results["trials"])
+    write_pickle(out / "results.pkl", results)
+    write_pickle(out / "trials.pkl", results["trials"])
     draw_study(study, out / "figures", f"study {study.study_name}: {config.model.name} on {data}")
     print(report_text(results))
     print(f"\nresults.pkl, trials.pkl, figures and the trials' runs are in {out}")
@@ -178,9 +179,9 @@ def _retrained(
             fit(set_fields(config, train__seed=seed), run_dir, True, progress)
             place = (dataset_name(config.data.root), "test")
             rows = evaluate(Grounder.load(run_dir), test, *place, similarity=False).rows
-            save_pickle(answers, rows[["image_id", "sent_id", "iou"]])
+            write_pickle(answers, rows[["image_id", "sent_id", "iou"]])
             drop_resumable(run_dir)
-        tables.append(pd.read_pickle(answers))
+        tables.append(pd.DataFrame(read_pickle(answers)))
     return tables
 
 

@@ -14,11 +14,13 @@ objective is the best validation mIoU of its epochs, which belongs to the weight
 - All trials have the study's seed, so that settings differ and nothing else does. What the seed is worth is
   measured afterwards, on others (`vg_utils.tuning.report`).
 - A study counts to the asked number of finished trials: complete, pruned, or failed for a reason of their
-  own, which they keep as `error`. A trial whose worker died is queued again and does not count.
+  own, which they keep as `error`. A trial whose worker died, or whose disk was full, is queued again
+  and does not count.
 """
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 import traceback
@@ -29,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from optuna.exceptions import ExperimentalWarning
@@ -38,21 +39,20 @@ from tqdm.auto import tqdm
 
 from vg_utils.config import Config, ConfigError, first_difference, set_fields
 from vg_utils.data import GroundingExample, Report, load_examples
-from vg_utils.files import write_atomically
+from vg_utils.files import check_folder, file_lock, write_atomically
 from vg_utils.models import build_model
 from vg_utils.models.checkpoints import drop_resumable
-from vg_utils.predictor import Grounder
 from vg_utils.training.claims import plain, read_by
 from vg_utils.training.engine import fit
 from vg_utils.training.loaders import check_splits, load_split, make_loaders
+from vg_utils.tuning.objectives import SECOND_OBJECTIVES, second_objective
 from vg_utils.tuning.report import write_report
 from vg_utils.tuning.spaces import own_parameters, suggest
-from vg_utils.tuning.storage import Storage, best_trial, file_lock, give_back_dead_trials, is_finished
+from vg_utils.tuning.storage import Storage, best_trial, give_back_dead_trials, is_finished, is_lost
 
-SECOND_OBJECTIVES = ("latency", "parameters")
 STARTUP_TRIALS = 5  # whole ones, before any is pruned
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 POLL_SECONDS = 1.0  # between looks at what other workers do
-PHRASE = "the small red cube left of the green one"  # of the latency, which hardly depends on it
 
 
 def tune(
@@ -89,8 +89,10 @@ def tune(
         ConfigError: a model without a space, a study of other settings, or a storage that cannot be used.
         DataError, WeightsError, ConfigError: what every trial, or the report, would fail of. Nothing of the
             study has been written then.
+        OSError: the disk is full or cannot be written to; a search goes on once there is space.
     """
     out = Path(out)
+    check_folder(out)
     config = set_fields(config, train__similarity_images=0)  # nothing here reads them
     check_names(study_name, objective)
     own_parameters(config)  # a model without a space is an error before minutes of reading
@@ -129,6 +131,7 @@ class Worker:
     ) -> None:
         self.config, self.name, self.out, self.objective = config, study_name, out, objective
         self.splits = splits
+        self.disk_error: OSError | None = None  # that ended this worker's search
         parameters = own_parameters(config)
         self.storage = Storage(storage)
         try:
@@ -165,7 +168,8 @@ class Worker:
             if finished >= trials:
                 return True
             if finished + running < trials:
-                self.study.sampler = _sampler(self.config.train.seed, len(known))
+                told = sum(not is_lost(t) and t.state != TrialState.WAITING for t in known)
+                self.study.sampler = _sampler(self.config.train.seed, told)
                 self._run_trial(claim)
                 return False
         time.sleep(POLL_SECONDS)  # others run the last ones; should they die, these are ours to retry
@@ -187,6 +191,8 @@ class Worker:
                 raise
             tqdm.write(f"trial {numbers[0]}: was given up for dead meanwhile; its result is not used")
             return
+        if self.disk_error is not None:  # every further trial would fail of it
+            raise self.disk_error
         trial = self._trial(numbers[0])
         if "error" in trial.user_attrs:
             tqdm.write(f"trial {trial.number} failed: {trial.user_attrs['error']}")
@@ -221,6 +227,9 @@ class Worker:
         except optuna.TrialPruned:
             raise
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                self.disk_error = error  # not of what was tried, which will be tried again
+                raise
             write_atomically(run_dir / "error.txt", traceback.format_exc().encode())
             trial.set_user_attr("error", f"{type(error).__name__}: {error}")
             raise
@@ -300,28 +309,6 @@ def check_test(config: Config) -> None:
     """Raise a DataError unless there is the split that the report will ask; nothing of it is kept."""
     data = config.data
     load_examples(data.root, "test", data.partition or None, False, Report(), require_images=False)
-
-
-def second_objective(name: str, run_dir: Path) -> float:
-    """What a trained run costs: "parameters" of the whole model in millions, or "latency".
-
-    The latency is that of one image and one phrase through the whole model: the median of 20, in
-    milliseconds. It is measured, so the same trial gives another number each time.
-    """
-    grounder = Grounder.load(run_dir)
-    model, size = grounder.model, grounder.config.model.image_size
-    if name == "parameters":
-        return sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    picture = torch.zeros((1, 3, size, size), dtype=torch.uint8, device=grounder.device)
-    tokens = model.tokenizer([PHRASE]).to(grounder.device)
-    index = torch.zeros(1, dtype=torch.int64, device=grounder.device)
-    seconds = []
-    with torch.inference_mode():
-        for _ in range(23):
-            started = time.perf_counter()
-            model.predict(picture, tokens, index)["score"].item()  # .item() waits for a GPU
-            seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds[3:])) * 1e3  # the first ones find buffers and kernels
 
 
 def _portable(config: Config) -> dict[str, Any]:

@@ -11,7 +11,6 @@ Two locks that the system takes back from a killed process carry it all:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import threading
@@ -21,17 +20,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from vg_utils.config import ConfigError
+from vg_utils.files import check_file, file_lock, try_lock
+from vg_utils.tuning.journal import Journal
 
 HEARTBEAT_SECONDS, MISSED_BEATS = 10, 6  # of a database: a worker is dead after a minute of silence
 SILENCE_SECONDS = 600  # of a journal's worker on another machine: its disk may lag, its clock be off
@@ -62,13 +61,12 @@ class Storage:
             if not name or name == ":memory:":
                 raise ConfigError(f"--storage: {url!r} names no file that other workers could open")
             self.file = Path(name)
+            check_file(self.file)
             self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.lock("open"):  # two workers that make a database's tables at once trip over each other
-            self.optuna: BaseStorage = (
-                JournalStorage(JournalFileBackend(str(self.file))) if self.is_journal else _database(url)
-            )
+            self.optuna: BaseStorage = _journal(self.file) if self.is_journal else _database(url)
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._presence = _try_lock(self._presence_file(self.worker)) if self.is_journal else None
+        self._presence = try_lock(self._presence_file(self.worker)) if self.is_journal else None
         self._left = threading.Event()
         if self.is_journal:
             threading.Thread(target=self._beat, daemon=True).start()
@@ -107,7 +105,7 @@ class Storage:
             return True
         if worker.split(":")[0] != socket.gethostname():
             return time.time() - path.stat().st_mtime > SILENCE_SECONDS
-        file = _try_lock(path)
+        file = try_lock(path)
         if file is not None:
             file.close()
         return file is not None
@@ -174,42 +172,14 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
     return max(whole, key=lambda trial: trial.values[0], default=None)
 
 
-@contextmanager
-def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock on a file, which is made if it is missing; yields whether it is held.
-
-    The system takes it back from a process that dies. The file stays: one that were removed could be locked
-    by two, each by its own file of that name.
-    """
-    file = _open(path)
+def _journal(path: Path) -> JournalStorage:
     try:
-        if wait:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield wait or _flock(file)
-    finally:
-        file.close()
-
-
-def _try_lock(path: Path) -> IO | None:
-    """The file, locked until it is closed; None if someone else holds it."""
-    file = _open(path)
-    if _flock(file):
-        return file
-    file.close()
-    return None
-
-
-def _open(path: Path) -> IO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("a")
-
-
-def _flock(file: IO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return JournalStorage(Journal(path))
+    except (ConfigError, OSError):
+        raise
+    except Exception as error:  # entries that do not follow from each other
+        reason = repr(error)[:200]
+        raise ConfigError(f"--storage {path}: expected Optuna's journal, its replay gave: {reason}") from None
 
 
 def _database(url: str) -> RDBStorage:

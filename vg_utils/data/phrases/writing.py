@@ -21,6 +21,7 @@ from vg_utils.data.phrases.making import Made, Picture, make
 from vg_utils.data.phrases.reading import class_weights, known_weights, read_captions, read_pictures
 from vg_utils.data.refer_files import Record, read_instances, write_refer
 from vg_utils.files import write_atomically
+from vg_utils.processes import end_with_parent
 
 VERSION = 1  # raise it whenever the same seed gives other phrases
 MARKER = "phrases.json"
@@ -152,7 +153,7 @@ def make_all(
                 yield from chunk
                 bar.update(len(chunk))
             return
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:
             for chunk in pool.map(work, chunks):
                 yield from chunk
                 bar.update(len(chunk))

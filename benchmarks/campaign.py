@@ -1,0 +1,102 @@
+"""Hostile files, kills and broken answers: what the project makes of thousands of them, as a table.
+
+    python -m benchmarks.campaign [--only NAME ...] [--scale 1] [--seed 0]
+
+Each attempt is drawn from the seed and its number, so that one that broke can be made again alone. It *held*
+if what came back is sound, or one clear line said what is wrong; all else is *broken*: another exception, a
+message of many lines, something silently accepted, code that ran, work that a kill lost. Nothing that was
+drawn is kept. `--scale` multiplies how many are tried; `make test` tries a twentieth, without the kills.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from benchmarks import _attacks
+from benchmarks._attacks import Broken
+
+USUAL = {  # how many are tried at scale 1
+    "annotations": (2000, _attacks.annotations),
+    "images": (270, _attacks.images),
+    "configs": (80, _attacks.configs),
+    "weights": (50, _attacks.weights),
+    "answers": (50, _attacks.answers),
+    "journals": (30, _attacks.journals),
+    "pickles": (200, _attacks.pickles),
+    "kills": (40, _attacks.kills),
+}
+LONGEST_LINE = 1500  # characters of a message
+
+
+@dataclass
+class Tally:
+    """What became of the attempts of a kind."""
+
+    tried: int = 0
+    refused: int = 0  # of those that held, with a message
+    broken: Counter = field(default_factory=Counter)  # how -> how often
+
+
+def campaign(name: str, count: int, seed: int) -> Tally:
+    """Try so many attempts of a kind.
+
+    Args:
+        name: of the kind, a key of `USUAL`.
+        count: how many.
+        seed: of all that is drawn.
+    """
+    tally = Tally()
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = USUAL[name][1](Path(folder))
+        for number in range(count):
+            tally.tried += 1
+            try:
+                prepared(Random(f"{name} {seed} {number}"))
+            except _attacks.expected_errors() as error:
+                tally.refused += 1
+                if "\n" in str(error) or len(str(error)) > LONGEST_LINE:
+                    tally.broken[f"message of many lines: {type(error).__name__}, attempt {number}"] += 1
+            except Broken as error:
+                tally.broken[f"{error}, attempt {number}"] += 1
+            except Exception as error:
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                where = f"{Path(place.filename).name}:{place.name}"
+                tally.broken[f"{type(error).__name__} in {where}, first in attempt {number}"] += 1
+    return tally
+
+
+def table(tallies: dict[str, Tally]) -> str:
+    """Markdown: what was tried, what held, what broke; below it how."""
+    lines = ["| what | tried | held | of them refused | broken |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name, tally in tallies.items():
+        broken = sum(tally.broken.values())
+        lines.append(f"| {name} | {tally.tried} | {tally.tried - broken} | {tally.refused} | {broken} |")
+    for name, tally in tallies.items():
+        lines += [f"{name}: {how} ({count} times)" for how, count in tally.broken.most_common(20)]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; exit status 1 if anything broke."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", choices=list(USUAL), default=list(USUAL))
+    parser.add_argument("--scale", type=float, default=1.0, help="times the usual numbers")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    tallies = {}
+    for name in options.only:
+        tallies[name] = campaign(name, max(1, round(USUAL[name][0] * options.scale)), options.seed)
+        print(f"{name}: {tallies[name].tried} tried", file=sys.stderr, flush=True)
+    print(table(tallies))
+    return int(any(tally.broken for tally in tallies.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,7 +14,8 @@ from tests.data.samples import (
     small_set,
     write_set,
 )
-from vg_utils.data.examples import AbsentPhrase, BadRecord, DataError, Report, load_image
+from vg_utils.data.examples import AbsentPhrase, BadRecord, DataError, Report
+from vg_utils.data.images import load_image
 from vg_utils.data.refer import corners, load_refer
 from vg_utils.data.refer_files import count_splits, leakage, read_refs, write_refer
 

@@ -11,8 +11,6 @@ RefCOCOg has two partitions. `umd` (Nagaraja et al., 2016) is the default: no im
 
 from __future__ import annotations
 
-import logging
-import math
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,16 +20,18 @@ from typing import Any
 from vg_utils.data.examples import (
     AbsentPhrase,
     BadRecord,
+    Box,
     DataError,
     Expression,
     GroundingExample,
     Report,
-    check_box,
-    clip_box,
+    fit_box,
+    told,
 )
+from vg_utils.data.grefcoco import by_targets
+from vg_utils.data.records import BOX, TEXT, WHOLE, Fields, Record, check, checked, shown
 from vg_utils.data.refer_files import (
     IMAGE_FOLDERS,
-    Record,
     annotation_folder,
     choose_partition,
     find_picture,
@@ -39,15 +39,16 @@ from vg_utils.data.refer_files import (
     read_absent,
     read_instances,
     read_refs,
-    require_keys,
+    refs_file,
     split_names,
 )
 from vg_utils.data.text import clean_text
 
-logger = logging.getLogger(__name__)
-
 UNKNOWN = "unknown"
-Box = tuple[float, float, float, float]
+SENTENCE, OF_SENTENCE = {"sent_id": WHOLE, "sent": TEXT}, {"family": TEXT}  # RefScenes' files know the family
+ANNOTATION = {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE}  # its box is checked where it is needed
+CATEGORY = {"id": WHOLE, "name": TEXT}
+IMAGE, OF_IMAGE = {"id": WHOLE}, {"file_name": TEXT}
 
 
 def load_refer(
@@ -74,18 +75,23 @@ def load_refer(
     """
     folder = annotation_folder(root)
     partition = choose_partition(folder, partition)
-    refs_path = folder / f"refs({partition}).p"
-    return build_examples(
-        read_instances(folder / "instances.json"),
-        read_refs(refs_path),
-        split,
-        [Path(root) / name for name in IMAGE_FOLDERS],
-        source=str(refs_path),
-        absent=read_absent(folder / f"absent({partition}).p"),
-        strict=strict,
-        require_images=require_images,
-        report=report,
-    )
+    refs_path = refs_file(folder, partition)
+    with told(report, refs_path, split) as report:
+        refs = read_refs(refs_path, strict, report)
+        absent = read_absent(folder / f"absent({partition}).p", strict, report)
+        if refs_path.suffix == ".json":
+            refs, absent = by_targets(refs, split, str(refs_path), report)
+        return build_examples(
+            read_instances(folder / "instances.json"),
+            refs,
+            split,
+            [Path(root) / name for name in IMAGE_FOLDERS],
+            source=str(refs_path),
+            absent=absent,
+            strict=strict,
+            require_images=require_images,
+            report=report,
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def build_examples(
     absent: Sequence[Record] = (),
     strict: bool = True,
     require_images: bool = True,
-    report: Report | None = None,
+    report: Report,
 ) -> list[GroundingExample]:
     """Join references and annotations into examples; see `load_refer`, which reads both from files.
 
@@ -123,7 +129,6 @@ def build_examples(
         absent: as `read_absent` gives it, all splits of the partition.
         strict, require_images, report: see `load_refer`.
     """
-    told, report = report is not None, Report() if report is None else report
     by_image: dict[int, list[Record]] = defaultdict(list)
     for ref in _without_duplicates(refs, "ref_id", source, strict, report):
         if ref["split"] == split:
@@ -136,9 +141,17 @@ def build_examples(
     fitting_nothing = _absent_by_image(absent, split, by_image, source, strict, report)
     builder = _Builder(index, fitting_nothing, image_folders, source, strict, require_images, report)
     examples = [builder.example(image_id, by_image[image_id]) for image_id in sorted(by_image)]
-    if report.total and not told:  # who gave a report says it, once
-        logger.warning("%s, split %s: %s", source, split, report)
+    report.notes += shared_images(split, by_image, refs)
     return [example for example in examples if example is not None]
+
+
+def shared_images(split: str, image_ids: Container[int], refs: Iterable[Record]) -> list[str]:
+    """For each other split with images of this one a sentence that says so."""
+    others: dict[str, set[int]] = defaultdict(set)
+    for ref in refs:
+        if ref["split"] != split and ref["image_id"] in image_ids:
+            others[ref["split"]].add(ref["image_id"])
+    return [f"{len(ids)} images of {split} are in {other} as well" for other, ids in sorted(others.items())]
 
 
 def _without_duplicates(
@@ -178,23 +191,24 @@ def _absent_by_image(
 
 
 def _build_index(instances: Record, refs: Sequence[Record], strict: bool, report: Report) -> _Index:
-    def by_id(kind: str, keys: tuple[str, ...]) -> dict[int, Record]:
+    def by_id(kind: str, fields: Fields, optional: Fields | None = None) -> dict[int, Record]:
         where = f"instances.json, {kind}"
-        for record in instances[kind]:
-            require_keys(record, keys, where)
-        return {r["id"]: r for r in _without_duplicates(instances[kind], "id", where, strict, report)}
+        records = checked(instances[kind], fields, where, strict, report, optional)
+        return {r["id"]: r for r in _without_duplicates(records, "id", where, strict, report)}
 
-    annotations = by_id("annotations", ("id", "image_id", "bbox", "category_id"))
+    annotations = by_id("annotations", ANNOTATION)
     of_image: dict[int, list[Record]] = defaultdict(list)
     for annotation in annotations.values():
         of_image[annotation["image_id"]].append(annotation)
-    categories = {i: record["name"] for i, record in by_id("categories", ("id", "name")).items()}
+    categories = {i: record["name"] for i, record in by_id("categories", CATEGORY).items()}
     # Files made from the hub, or cut to a few images, list only objects that somebody refers to. Counting
     # their neighbours would call a crowded image empty, so such files leave the number of distractors open.
-    info = instances.get("info") or {}
+    info = instances.get("info")
     referred = {ref["ann_id"] for ref in refs}
-    lists_all = info.get("lists_all_objects", any(i not in referred for i in annotations))
-    images = by_id("images", ("id", "width", "height"))
+    lists_all = info.get("lists_all_objects") if isinstance(info, dict) else None
+    if not isinstance(lists_all, bool):
+        lists_all = any(i not in referred for i in annotations)
+    images = by_id("images", IMAGE, OF_IMAGE)
     return _Index(images, annotations, of_image, categories, referred, lists_all)
 
 
@@ -238,9 +252,10 @@ class _Builder:
         record = self.index.images.get(image_id)
         if record is None:
             raise BadRecord("image without a record", f"{where}: expected its record in instances.json")
-        size_wh = (record["width"], record["height"])
-        if not all(isinstance(side, int) and side > 0 for side in size_wh):
-            raise BadRecord("image without a size", f"{where}: expected width and height, got {size_wh}")
+        size_wh = (record.get("width"), record.get("height"))
+        if not all(WHOLE.fits(side) and side > 0 for side in size_wh):
+            message = f"{where}: expected whole numbers of pixels as width and height, got {shown(size_wh)}"
+            raise BadRecord("image without a size", message)
         return record
 
     def _picture(self, image_id: int, record: Record, where: str) -> Path:
@@ -256,7 +271,7 @@ class _Builder:
         where = f"{where}, ref {ref['ref_id']}"
         try:
             annotation = self._annotation(ref, where)
-            box_xyxy = corners(annotation["bbox"], size_wh, f"{where}, annotation {ref['ann_id']}")
+            box_xyxy = corners(annotation.get("bbox"), size_wh, f"{where}, annotation {ref['ann_id']}")
         except BadRecord as error:
             self.report.handle(error, self.strict)
             return
@@ -267,7 +282,7 @@ class _Builder:
             except BadRecord as error:
                 self.report.handle(error, self.strict)
                 continue
-            family = sentence.get("family", "")  # RefScenes' files say of what kind a sentence is
+            family = sentence.get("family", "")
             yield Expression(text, box_xyxy, sent_id, ref["ref_id"], category, family, distractors)
 
     def _absent(self, image_id: int, where: str) -> Iterable[AbsentPhrase]:
@@ -290,9 +305,9 @@ class _Builder:
         return annotation
 
     def _sentence(self, sentence: Any, where: str) -> tuple[str, int]:
-        require_keys(sentence, ("sent", "sent_id"), f"{where}, sentences")
+        check(sentence, SENTENCE, f"{where}, sentences", OF_SENTENCE)
         sent_id = sentence["sent_id"]
-        text = clean_text(str(sentence["sent"] or ""))
+        text = clean_text(sentence["sent"])
         if not text:
             raise BadRecord("empty sentence", f"{where}, sentence {sent_id}: expected words")
         if sent_id in self.sent_ids:
@@ -304,7 +319,7 @@ class _Builder:
         for annotation in self.index.of_image.get(image_id, ()):
             where = f"instances.json, image {image_id}, annotation {annotation['id']}"
             try:
-                yield corners(annotation["bbox"], size_wh, where), self._category(annotation)
+                yield corners(annotation.get("bbox"), size_wh, where), self._category(annotation)
             except BadRecord as error:
                 if annotation["id"] not in self.index.referred:  # else its reference has been counted
                     self.report.add(BadRecord(f"other object, {error.reason}", where))
@@ -325,21 +340,9 @@ def corners(bbox_xywh: Any, size_wh: tuple[int, int], where: str) -> Box:
     The one place where annotations change format.
 
     Raises:
-        BadRecord: not four finite numbers, no area (before or after the cut), or outside the image by more
-            than `examples.BOX_TOLERANCE_PX`.
+        BadRecord: not four finite numbers, or as `examples.fit_box` says.
     """
-    try:
-        x, y, width, height = (float(value) for value in bbox_xywh)
-        if not all(map(math.isfinite, (x, y, width, height))):
-            raise ValueError
-    except (TypeError, ValueError):
-        raise BadRecord("not a box", f"{where}: expected x, y, width, height, got {bbox_xywh!r}") from None
-    has_area = width > 0 and height > 0
-    try:
-        check_box((x, y, x + width, y + height), size_wh, where)
-        box_xyxy = clip_box((x, y, x + width, y + height), size_wh)
-        check_box(box_xyxy, size_wh, where)  # a sliver beside the image has no area left
-    except DataError as error:
-        reason = "box outside the image" if has_area else "box without area"
-        raise BadRecord(reason, str(error)) from None
-    return box_xyxy
+    if not BOX.fits(bbox_xywh):
+        raise BadRecord("not a box", f"{where}: expected x, y, width, height, got {shown(bbox_xywh)}")
+    x, y, width, height = bbox_xywh
+    return fit_box((x, y, x + width, y + height), size_wh, where)

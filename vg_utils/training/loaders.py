@@ -32,10 +32,10 @@ def load_split(config: Config, split: str) -> list[GroundingExample]:
         DataError: no image of the split can be used, or as `load_examples` says.
     """
     data, report = config.data, Report()
-    examples = load_examples(data.root, split, data.partition or None, data.strict, report)
+    examples = load_examples(data.root, split, data.partition or None, data.strict, report, check_images=True)
     if not examples:
         raise DataError(f"{data.root}: no usable expression in split {split!r} ({report})")
-    if report.total and os.environ.get("RANK", "0") == "0":  # once, whatever the number of processes
+    if report.worth_saying and os.environ.get("RANK", "0") == "0":  # once, whatever the number of processes
         print(f"{data.root}, {split}: {report}")
     return examples[: data.limit_images] if data.limit_images else examples
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from vg_utils.data.examples import DataError
 from vg_utils.data.phrases import lexicon
 from vg_utils.data.phrases.making import Picture
-from vg_utils.data.refer_files import Record, find_picture, require_keys
+from vg_utils.data.records import Record, require_keys
+from vg_utils.data.refer_files import find_picture
 
 LEAST_OF_A_SOURCE = 20  # images: fewer with a like name are no data set of their own
 

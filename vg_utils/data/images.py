@@ -132,7 +132,7 @@ def _head(path: Path | str) -> bytes:
 
 
 def plain_size(head: bytes) -> tuple[int, int] | None:
-    """Width and height by the first bytes of a JPEG or PNG file: as Pillow finds them, in a tenth of its time.
+    """Width and height by the first bytes of a JPEG or PNG file: as Pillow finds them, far quicker.
 
     None where these do not tell: another format, notes that may turn the image, or a header that is longer.
     """

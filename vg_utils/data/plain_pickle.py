@@ -23,9 +23,9 @@ BYTES_A_CONTAINER = 4  # an empty list or dict is one byte of a file and up to 6
 _OPCODES = {op.name: op for op in pickletools.opcodes}
 _NAMES = {ord(op.code): op.name for op in pickletools.opcodes}
 _SIMPLE = """
-    PROTO FRAME MARK POP POP_MARK DUP BINPUT MEMOIZE GET BINGET LONG_BINGET NONE NEWTRUE NEWFALSE INT BININT
-    BININT1 BININT2 LONG LONG1 FLOAT BINFLOAT STRING SHORT_BINSTRING UNICODE SHORT_BINUNICODE
-    EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS
+    BINGET LONG_BINGET BINPUT MEMOIZE SHORT_BINUNICODE BININT BININT1 BININT2 APPENDS SETITEMS MARK EMPTY_LIST
+    EMPTY_DICT NONE NEWTRUE NEWFALSE BINFLOAT PROTO FRAME POP POP_MARK DUP GET INT LONG LONG1 FLOAT STRING
+    SHORT_BINSTRING UNICODE LIST APPEND DICT SETITEM
 """
 _LENGTH_BYTES = {"BINSTRING": 4, "LONG4": 4, "BINUNICODE": 4, "BINUNICODE8": 8}
 # There the unpickler ends as well: it is done, or refuses a name
@@ -70,12 +70,14 @@ def _run(size: int) -> re.Pattern[bytes]:
 
     Among them are texts of up to 63 bytes, which is most, and places of the memo that such a file can fill.
     """
-    kinds = [_simple(_OPCODES[name]) for name in _SIMPLE.split()]
     texts = b"|".join(re.escape(bytes([n])) + b"\0\0\0.{%d}" % n for n in range(64))
     used = max(1, (size.bit_length() + 7) // 8)  # bytes of such a place, of which the last is the highest
     highest = re.escape(bytes([min(255, size >> 8 * (used - 1))]))
     place = b".{%d}[\0-%b]" % (used - 1, highest) + b"\0" * (4 - used)
-    kinds += [b"X(?:%b)" % texts, b"r" + place, b"p[0-9]{1,%d}\n" % len(str(size))]
+    kinds = [b"X(?:%b)" % texts, b"r" + place, b"p[0-9]{1,%d}\n" % len(str(size))]
+    kinds += [
+        _simple(_OPCODES[name]) for name in _SIMPLE.split()
+    ]  # tried in this order: the usual ones first
     return re.compile(b"(?:%b)*+" % b"|".join(kinds), re.DOTALL)
 
 

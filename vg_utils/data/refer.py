@@ -29,12 +29,12 @@ from vg_utils.data.examples import (
     told,
 )
 from vg_utils.data.grefcoco import by_targets
-from vg_utils.data.records import BOX, TEXT, WHOLE, Fields, Record, check, checked, shown
+from vg_utils.data.records import BOX, TEXT, WHOLE, Fields, Record, checked, shown
 from vg_utils.data.refer_files import (
     IMAGE_FOLDERS,
+    ImageFolders,
     annotation_folder,
     choose_partition,
-    find_picture,
     picture_name,
     read_absent,
     read_instances,
@@ -139,7 +139,8 @@ def build_examples(
 
     index = _build_index(instances, refs, strict, report)
     fitting_nothing = _absent_by_image(absent, split, by_image, source, strict, report)
-    builder = _Builder(index, fitting_nothing, image_folders, source, strict, require_images, report)
+    images = ImageFolders(image_folders)
+    builder = _Builder(index, fitting_nothing, images, image_folders, source, strict, require_images, report)
     examples = [builder.example(image_id, by_image[image_id]) for image_id in sorted(by_image)]
     report.notes += shared_images(split, by_image, refs)
     return [example for example in examples if example is not None]
@@ -218,6 +219,7 @@ class _Builder:
 
     index: _Index
     absent: dict[int, list[Record]]
+    images: ImageFolders
     image_folders: Sequence[Path]
     source: str
     strict: bool
@@ -234,18 +236,22 @@ class _Builder:
             self.report.handle(error, self.strict)
             return None
         size_wh = (record["width"], record["height"])
-        expressions = tuple(e for ref in refs for e in self._expressions(ref, size_wh, where))
+        boxes, faults = self._boxes(image_id, size_wh)
+        expressions = tuple(e for ref in refs for e in self._expressions(ref, boxes, faults, where))
         if not expressions:  # each of them has been counted
             return None
-        objects = list(self._objects(image_id, size_wh))
+        for ann_id, fault in faults.items():
+            if ann_id not in self.index.referred:  # else its reference has been counted
+                self.report.add(BadRecord(f"other object, {fault.reason}", str(fault)))
+        absent = self._sentences(self.absent.get(image_id, ()), f"{where}, absent")
         return GroundingExample(
             image=picture,
             image_id=image_id,
             expressions=expressions,
             size_wh=size_wh,
-            object_boxes_xyxy=tuple(box for box, _ in objects),
-            object_categories=tuple(category for _, category in objects),
-            absent=tuple(self._absent(image_id, where)),
+            object_boxes_xyxy=tuple(boxes.values()),
+            object_categories=tuple(self._category(self.index.annotations[ann_id]) for ann_id in boxes),
+            absent=tuple(AbsentPhrase(*phrase) for phrase in absent),
         )
 
     def _image_record(self, image_id: int, where: str) -> Record:
@@ -259,7 +265,7 @@ class _Builder:
         return record
 
     def _picture(self, image_id: int, record: Record, where: str) -> Path:
-        path = find_picture(self.image_folders, image_id, record.get("file_name"))
+        path = self.images.find(image_id, record.get("file_name"))
         if path is not None:
             return path
         if self.require_images:
@@ -267,32 +273,32 @@ class _Builder:
             raise BadRecord("image not found", f"{where}: expected {picture_name(image_id)} in {places}")
         return self.image_folders[0] / picture_name(image_id)
 
-    def _expressions(self, ref: Record, size_wh: tuple[int, int], where: str) -> Iterable[Expression]:
-        where = f"{where}, ref {ref['ref_id']}"
+    def _boxes(self, image_id: int, size_wh: tuple[int, int]) -> tuple[dict[int, Box], dict[int, BadRecord]]:
+        """The boxes of an image's objects by annotation, and the faults of those without a usable one."""
+        boxes, faults = {}, {}
+        for annotation in self.index.of_image.get(image_id, ()):
+            where = f"instances.json, image {image_id}, annotation {annotation['id']}"
+            try:
+                boxes[annotation["id"]] = corners(annotation.get("bbox"), size_wh, where)
+            except BadRecord as error:
+                faults[annotation["id"]] = error
+        return boxes, faults
+
+    def _expressions(
+        self, ref: Record, boxes: dict[int, Box], faults: dict[int, BadRecord], where: str
+    ) -> Iterable[Expression]:
+        ref_id, where = ref["ref_id"], f"{where}, ref {ref['ref_id']}"
         try:
             annotation = self._annotation(ref, where)
-            box_xyxy = corners(annotation.get("bbox"), size_wh, f"{where}, annotation {ref['ann_id']}")
+            if annotation["id"] in faults:
+                raise faults[annotation["id"]]
         except BadRecord as error:
             self.report.handle(error, self.strict)
             return
-        category, distractors = self._category(annotation), self._distractors(annotation)
-        for sentence in ref["sentences"]:
-            try:
-                text, sent_id = self._sentence(sentence, where)
-            except BadRecord as error:
-                self.report.handle(error, self.strict)
-                continue
-            family = sentence.get("family", "")
-            yield Expression(text, box_xyxy, sent_id, ref["ref_id"], category, family, distractors)
-
-    def _absent(self, image_id: int, where: str) -> Iterable[AbsentPhrase]:
-        for phrase in self.absent.get(image_id, ()):
-            try:
-                text, sent_id = self._sentence(phrase, f"{where}, absent")
-            except BadRecord as error:
-                self.report.handle(error, self.strict)
-                continue
-            yield AbsentPhrase(text, sent_id, phrase.get("family", ""))
+        box_xyxy, category = boxes[annotation["id"]], self._category(annotation)
+        distractors = self._distractors(annotation)
+        for text, sent_id, family in self._sentences(ref["sentences"], where):
+            yield Expression(text, box_xyxy, sent_id, ref_id, category, family, distractors)
 
     def _annotation(self, ref: Record, where: str) -> Record:
         annotation = self.index.annotations.get(ref["ann_id"])
@@ -304,25 +310,18 @@ class _Builder:
             raise BadRecord("annotation of another image", message)
         return annotation
 
-    def _sentence(self, sentence: Any, where: str) -> tuple[str, int]:
-        check(sentence, SENTENCE, f"{where}, sentences", OF_SENTENCE)
-        sent_id = sentence["sent_id"]
-        text = clean_text(sentence["sent"])
-        if not text:
-            raise BadRecord("empty sentence", f"{where}, sentence {sent_id}: expected words")
-        if sent_id in self.sent_ids:
-            raise BadRecord("duplicate sent_id", f"{where}: sent_id {sent_id} comes twice")
-        self.sent_ids.add(sent_id)
-        return text, sent_id
-
-    def _objects(self, image_id: int, size_wh: tuple[int, int]) -> Iterable[tuple[Box, str]]:
-        for annotation in self.index.of_image.get(image_id, ()):
-            where = f"instances.json, image {image_id}, annotation {annotation['id']}"
-            try:
-                yield corners(annotation.get("bbox"), size_wh, where), self._category(annotation)
-            except BadRecord as error:
-                if annotation["id"] not in self.index.referred:  # else its reference has been counted
-                    self.report.add(BadRecord(f"other object, {error.reason}", where))
+    def _sentences(self, sentences: Iterable[Any], where: str) -> Iterator[tuple[str, int, str]]:
+        """Text, id and family of the sentences that can be used."""
+        for sentence in checked(sentences, SENTENCE, where, self.strict, self.report, OF_SENTENCE):
+            text, sent_id = clean_text(sentence["sent"]), sentence["sent_id"]
+            if text and sent_id not in self.sent_ids:
+                self.sent_ids.add(sent_id)
+                yield text, sent_id, sentence.get("family", "")
+                continue
+            fault = ("duplicate sent_id", f"sent_id {sent_id} comes twice")
+            if not text:
+                fault = ("empty sentence", f"expected words, got {shown(sentence['sent'])}")
+            self.report.handle(BadRecord(fault[0], f"{where}, sentence {sent_id}: {fault[1]}"), self.strict)
 
     def _category(self, annotation: Record) -> str:
         return self.index.categories.get(annotation["category_id"], UNKNOWN)

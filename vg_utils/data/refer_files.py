@@ -143,12 +143,26 @@ def picture_name(image_id: int) -> str:
     return f"COCO_train2014_{image_id:012d}.jpg"
 
 
-def find_picture(folders: Iterable[Path], image_id: int, file_name: str | None = None) -> Path | None:
-    """The image under COCO's name of 2014 or 2017 in the first folder that has it, else under `file_name`."""
-    names = [picture_name(image_id), f"{image_id:012d}.jpg"]
-    if file_name:
-        names += [file_name, *([file_name.replace("\\", "/")] if "\\" in file_name else [])]
-    return first_file(f"{folder}/{name}" for folder in folders for name in names)
+class ImageFolders:
+    """Folders to look for images in, in this order, each listed once: thousands of images are looked for.
+
+    Args:
+        folders: those that are not there are passed over.
+    """
+
+    def __init__(self, folders: Iterable[Path]):
+        self._names = {folder: set(os.listdir(folder)) for folder in folders if folder.is_dir()}
+
+    def find(self, image_id: int, file_name: str | None = None) -> Path | None:
+        """The image of the first folder that has it, under COCO's name of 2014 or 2017 or `file_name`."""
+        names = [picture_name(image_id), f"{image_id:012d}.jpg"]
+        if file_name:
+            names += dict.fromkeys([file_name, file_name.replace("\\", "/")])
+        for folder, there in self._names.items():
+            for name in names:
+                if name in there or ("/" in name and os.path.isfile(folder / name)):
+                    return folder / name
+        return None
 
 
 def first_file(candidates: Iterable[str | Path]) -> Path | None:

@@ -1,4 +1,4 @@
-"""Images as people have them: every kind is read as a viewer shows it, and a fault is one line with the file."""
+"""Images as people have them: each is read as a viewer shows it, and a fault is one line with the file."""
 
 import dataclasses
 import io
@@ -105,7 +105,7 @@ def test_arrays_tensors_and_file_objects(tmp_path):
     [np.zeros((3, 4, 5), np.uint8), np.zeros((4, 5, 3)), np.zeros((0, 5, 3), np.uint8), 7, None, [[1]]],
 )
 def test_what_is_no_image_is_said(source):
-    with pytest.raises(DataError, match="expected .* an image"):
+    with pytest.raises(DataError, match=r"expected .*an image"):
         load_image(source)
 
 

@@ -79,20 +79,25 @@ def put(tree, path, value):
     return tree
 
 
+def read(folder, strict, report) -> tuple[str | None, list]:
+    """The message of the error, or None, and the examples."""
+    try:
+        return None, load_examples(folder, "train", strict=strict, report=report, require_images=False)
+    except DataError as found:
+        message = str(found)
+    assert "\n" not in message
+    assert len(message) <= MESSAGE
+    return message, []
+
+
 def check_both_ways(folder, kind, value, may_be_fine=False):
     """Strict and lenient: one line, or plain records; a wrong value is never taken without a word."""
-    report, error = Report(), None
-    try:
-        load_examples(folder, "train", strict=True, report=Report(), require_images=False)
-    except DataError as found:
-        error = str(found)
-        assert "\n" not in error
-        assert len(error) <= MESSAGE
+    report = Report()
+    error, _ = read(folder, True, Report())
+    if error is not None:
         assert str(folder) in error or "instances.json" in error
-    try:
-        examples = load_examples(folder, "train", strict=False, report=report, require_images=False)
-    except DataError as found:  # nothing of the file could be used
-        assert len(str(found)) <= MESSAGE
+    none_usable, examples = read(folder, False, report)
+    if none_usable is not None:
         assert error
         return
     if not may_be_fine and not (kind and kind.fits(value)):

@@ -2,9 +2,9 @@
 
     python -m vg_utils benchmark reading [--lines 200000 --sentences 400000] [--against CHECKOUT]
 
-Own data in JSON lines with an image each, and RefCOCOg's layout. The baseline only parses: what more the readers
-take is for checking every record and building examples. With `--against` the same data are also read by the
-`vg_utils` of another checkout, in a process of its own, and that is the baseline.
+Own data in JSON lines with an image each, and RefCOCOg's layout. The baseline only parses: what more the
+readers take is for checking every record and building examples. With `--against` the same data are also read
+by the `vg_utils` of another checkout, in a process of its own, and that is the baseline.
 """
 
 from __future__ import annotations
@@ -55,14 +55,8 @@ def write_references(root: Path, sentences: int) -> Path:
     """RefCOCOg's layout, without the images."""
     count = max(1, sentences // (REFS * SENTENCES))
     annotations = [
-        {
-            "id": i * OBJECTS + k,
-            "image_id": i,
-            "bbox": [10.5 + k, 20.25, 100.1, 200.5],
-            "category_id": 1 + k % 3,
-        }
-        for i in range(count)
-        for k in range(OBJECTS)
+        {"id": i, "image_id": i // OBJECTS, "bbox": [10.5, 20.25, 100.1, 200.5], "category_id": 1 + i % 3}
+        for i in range(count * OBJECTS)
     ]
     refs = []
     for number in range(count * REFS):

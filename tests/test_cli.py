@@ -394,10 +394,11 @@ def test_what_is_left_out_is_said_once(tmp_path, capfd):
 def own_lines(folder: Path, *phrases: str) -> Path:
     """Own data: an image with these phrases in each split."""
     folder.mkdir()
-    Image.new("RGB", (64, 48), "red").save(folder / "a.png")
     expressions = [{"text": text, "box_xyxy": [1, 1, 30, 30]} for text in phrases]
     for split in ("train", "val"):
-        (folder / f"{split}.jsonl").write_text(json.dumps({"image": "a.png", "expressions": expressions}))
+        Image.new("RGB", (64, 48), "red").save(folder / f"{split}.png")
+        line = {"image": f"{split}.png", "expressions": expressions}
+        (folder / f"{split}.jsonl").write_text(json.dumps(line))
     return folder
 
 

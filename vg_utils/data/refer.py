@@ -29,7 +29,7 @@ from vg_utils.data.examples import (
     told,
 )
 from vg_utils.data.grefcoco import by_targets
-from vg_utils.data.records import BOX, TEXT, WHOLE, Fields, Record, checked, shown
+from vg_utils.data.records import BOX, TEXT, WHOLE, Fields, Record, all_fit, checked, shown
 from vg_utils.data.refer_files import (
     IMAGE_FOLDERS,
     ImageFolders,
@@ -40,6 +40,7 @@ from vg_utils.data.refer_files import (
     read_instances,
     read_refs,
     refs_file,
+    shared_images,
     split_names,
 )
 from vg_utils.data.text import clean_text
@@ -140,19 +141,15 @@ def build_examples(
     index = _build_index(instances, refs, strict, report)
     fitting_nothing = _absent_by_image(absent, split, by_image, source, strict, report)
     images = ImageFolders(image_folders)
-    builder = _Builder(index, fitting_nothing, images, image_folders, source, strict, require_images, report)
+    sentences = [s for own in by_image.values() for ref in own for s in ref["sentences"]]
+    sentences += [phrase for phrases in fitting_nothing.values() for phrase in phrases]
+    fit = all_fit(sentences, SENTENCE, OF_SENTENCE)
+    builder = _Builder(
+        index, fitting_nothing, images, image_folders, source, strict, require_images, report, fit
+    )
     examples = [builder.example(image_id, by_image[image_id]) for image_id in sorted(by_image)]
     report.notes += shared_images(split, by_image, refs)
     return [example for example in examples if example is not None]
-
-
-def shared_images(split: str, image_ids: Container[int], refs: Iterable[Record]) -> list[str]:
-    """For each other split with images of this one a sentence that says so."""
-    others: dict[str, set[int]] = defaultdict(set)
-    for ref in refs:
-        if ref["split"] != split and ref["image_id"] in image_ids:
-            others[ref["split"]].add(ref["image_id"])
-    return [f"{len(ids)} images of {split} are in {other} as well" for other, ids in sorted(others.items())]
 
 
 def _without_duplicates(
@@ -225,6 +222,7 @@ class _Builder:
     strict: bool
     require_images: bool
     report: Report
+    sentences_fit: bool  # asked of all at once: one by one takes a tenth of the reading
     sent_ids: set[int] = field(default_factory=set)
 
     def example(self, image_id: int, refs: list[Record]) -> GroundingExample | None:
@@ -312,7 +310,9 @@ class _Builder:
 
     def _sentences(self, sentences: Iterable[Any], where: str) -> Iterator[tuple[str, int, str]]:
         """Text, id and family of the sentences that can be used."""
-        for sentence in checked(sentences, SENTENCE, where, self.strict, self.report, OF_SENTENCE):
+        if not self.sentences_fit:
+            sentences = checked(sentences, SENTENCE, where, self.strict, self.report, OF_SENTENCE)
+        for sentence in sentences:
             text, sent_id = clean_text(sentence["sent"]), sentence["sent_id"]
             if text and sent_id not in self.sent_ids:
                 self.sent_ids.add(sent_id)

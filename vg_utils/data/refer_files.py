@@ -10,7 +10,7 @@ import json
 import os
 import pickle
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -221,3 +221,12 @@ def leakage(root: str | Path, partition: str | None = None) -> Leakage:
         pairs = combinations(split_names(refs), 2)
         result[name] = {(first, second): len(images[first] & images[second]) for first, second in pairs}
     return result
+
+
+def shared_images(split: str, image_ids: Container[int], refs: Iterable[Record]) -> list[str]:
+    """For each other split with images of this one a sentence that says so."""
+    others: dict[str, set[int]] = defaultdict(set)
+    for ref in refs:
+        if ref["split"] != split and ref["image_id"] in image_ids:
+            others[ref["split"]].add(ref["image_id"])
+    return [f"{len(ids)} images of {split} are in {other} as well" for other, ids in sorted(others.items())]

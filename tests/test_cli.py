@@ -417,6 +417,16 @@ def test_phrases_in_words_that_the_text_encoder_does_not_know_are_refused(line, 
     assert call(*train, own_lines(tmp_path / "many", *many)) == 0
 
 
+def test_phrases_that_are_cut_are_said(capsys, tmp_path):
+    long = "the thing that is not " + "big small large tiny matte metal " * 14 + "the red cube"
+    data = own_lines(tmp_path / "long", "the red cube", long, *["the cube on the left"] * 3)
+    assert call("train", "--model", "text-only", "--train.epochs", "1", "--train.cached", "False", "--fast",
+                "--model.image-size", "64", "--out", tmp_path / "run", "--data", data) == 0  # fmt: skip
+    said = capsys.readouterr().out
+    assert "1 of 5 phrases are longer than the text encoder reads" in said
+    assert "first: the thing that is not big" in said
+
+
 def test_what_comes_later_says_so(line):
     assert "later" in line("demo", "--port", "7860")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Iterable
 
 
@@ -16,15 +17,12 @@ def split_of(name: str, held_out: int) -> str:
 
 
 def divide(names: Iterable[str], held_out: int = 10) -> dict[str, str]:
-    """A split for each name, see `split_of`; of three or more at least one in each split.
-
-    Fewer cannot be divided: the result is then as `split_of` says, which may leave splits empty.
-    """
+    """A split for each name, see `split_of`; of three names or more at least one in each split."""
     splits = {name: split_of(name, held_out) for name in names}
-    for split in ("val", "test") if len(splits) > 2 else ():
+    for split in ("train", "val", "test") if len(splits) > 2 else ():
         if split not in splits.values():
-            training = [name for name in splits if splits[name] == "train"]
-            splits[min(training, key=_number)] = split
+            (largest, _), *_ = Counter(splits.values()).most_common(1)
+            splits[min((name for name in splits if splits[name] == largest), key=_number)] = split
     return splits
 
 

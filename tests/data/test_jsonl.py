@@ -151,6 +151,8 @@ def test_a_file_that_names_no_split_is_divided_by_image(folder):
 def test_a_file_with_the_name_of_a_split_is_that_split(folder):
     file = write_lines(folder / "val.jsonl", line(), line("photos/b.png"))
     assert len(load_jsonl(file, "val")) == 2
+    with pytest.raises(DataError, match="split 'train', found lines of val"):
+        load_jsonl(file, "train")
 
 
 def test_images_of_several_splits_are_said(folder):
@@ -158,12 +160,12 @@ def test_images_of_several_splits_are_said(folder):
     write_lines(folder / "val.jsonl", line())
     report = Report()
     load_jsonl(folder, "val", report=report)
-    assert report.notes == ["1 images of val are in train as well"]
+    assert report.notes == ["images that val shares with train: 1"]
     both = write_lines(folder / "own.jsonl", line() | {"split": "train"}, line() | {"split": "val"}, line())
     load_jsonl(both, "val", report=(report := Report()))
     assert report.notes == [
-        "1 images of val are in every split as well",
-        "1 images of val are in train as well",
+        "images that val shares with every split: 1",
+        "images that val shares with train: 1",
     ]
 
 

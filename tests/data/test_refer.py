@@ -131,7 +131,7 @@ def test_images_of_several_splits_are_said(tmp_path):
     )
     report = Report()
     load_refer(root, "val", report=report)
-    assert report.notes == ["1 images of val are in train as well"]
+    assert report.notes == ["images that val shares with train: 1"]
     assert report.total == 0
     load_refer(root, "test", report=(report := Report()))
     assert not report.worth_saying

@@ -35,11 +35,12 @@ from vg_utils.data.examples import (
 )
 from vg_utils.data.images import image_size
 from vg_utils.data.records import BOX, LIST, TEXT, Kind, Record, check, parse_json, read_bytes, shown
-from vg_utils.data.splits import divide
+from vg_utils.data.splits import divide, sharing
 from vg_utils.data.text import clean_text
 from vg_utils.files import write_atomically
 
 EVERY = "all"  # the split of every line of a file
+HELD_OUT = ("val", "test", "testA", "testB")
 WORDS = Kind("words", lambda value: TEXT.fits(value) and bool(clean_text(value)))
 TEXT_OR_NULL = Kind("text", lambda value: value is None or TEXT.fits(value))
 LINE, OF_LINE = {"image": TEXT, "expressions": LIST}, {"split": TEXT_OR_NULL, "absent": LIST}
@@ -82,9 +83,10 @@ def load_jsonl(
         examples = [example for line in own if (example := reader.example(line)) is not None]
         if path.is_dir():
             others = {other.stem: _images_in(other) for other in path.glob("*.jsonl") if other != file}
-            report.notes += _shared(split, own, others)
+            report.notes += sharing(split, {line.record["image"] for line in own}, others)
     if not examples:
         names = sorted({str(line.record.get("split")) for line in lines} - {split, "None"})
+        names = names or ([file.stem] if lines else [])
         found = f"lines of {', '.join(names)}" if names and not own else "no usable line"
         raise DataError(f"{file}: expected lines of split {split!r}, found {found}; {report}")
     return examples
@@ -106,8 +108,8 @@ def lines_of(split: str, lines: list[Line], file: Path, report: Report) -> list[
     """The lines of a single file that belong to a split.
 
     Where lines name their `"split"`, those, and the ones that name none. Where no line does, `val.jsonl` is
-    val as a whole (`test.jsonl` test, and so on), and any other file is divided by the names of its images,
-    so that nothing is trained on that is scored. The split "all" is every line.
+    val and nothing else (`test.jsonl` test, and so on), and any other file is divided by the names of its
+    images, so that nothing is trained on that is scored. The split "all" is every line.
     """
     if split == EVERY:
         return lines
@@ -118,10 +120,10 @@ def lines_of(split: str, lines: list[Line], file: Path, report: Report) -> list[
     if by_name:
         own = [line for line in lines if (line.record.get("split") or split) == split]
         everywhere = {"every split": images} if images else {}
-        report.notes += _shared(split, own, by_name | everywhere)
+        report.notes += sharing(split, {line.record["image"] for line in own}, by_name | everywhere)
         return own
-    if file.stem == split != "train":
-        return lines
+    if file.stem in HELD_OUT:
+        return lines if file.stem == split else []
     if len(images) < 3:
         report.notes.append(f"every split is all of these {len(images)} images, too few to be divided")
         return lines
@@ -130,15 +132,6 @@ def lines_of(split: str, lines: list[Line], file: Path, report: Report) -> list[
     parts = ", ".join(f"{number} {name}" for name, number in counts.items())
     report.notes.append(f"no line names its split, so the images are divided by their names: {parts}")
     return [line for line in lines if splits[line.record["image"]] == split]
-
-
-def _shared(split: str, own: Iterable[Line], others: dict[str, set[str]]) -> list[str]:
-    """A sentence for each of the other splits, of which the images are given, that has images of this one."""
-    images = {line.record["image"] for line in own}
-    counts = {other: len(images & theirs) for other, theirs in sorted(others.items()) if other != split}
-    return [
-        f"{number} images of {split} are in {other} as well" for other, number in counts.items() if number
-    ]
 
 
 def _images_in(file: Path) -> set[str]:

@@ -71,13 +71,12 @@ def _run(size: int) -> re.Pattern[bytes]:
     Among them are texts of up to 63 bytes, which is most, and places of the memo that such a file can fill.
     """
     texts = b"|".join(re.escape(bytes([n])) + b"\0\0\0.{%d}" % n for n in range(64))
-    used = max(1, (size.bit_length() + 7) // 8)  # bytes of such a place, of which the last is the highest
+    used = min(4, max(1, (size.bit_length() + 7) // 8))  # bytes of such a place; the last is the highest
     highest = re.escape(bytes([min(255, size >> 8 * (used - 1))]))
     place = b".{%d}[\0-%b]" % (used - 1, highest) + b"\0" * (4 - used)
+    # Tried in this order: the usual ones first
     kinds = [b"X(?:%b)" % texts, b"r" + place, b"p[0-9]{1,%d}\n" % len(str(size))]
-    kinds += [
-        _simple(_OPCODES[name]) for name in _SIMPLE.split()
-    ]  # tried in this order: the usual ones first
+    kinds += [_simple(_OPCODES[name]) for name in _SIMPLE.split()]
     return re.compile(b"(?:%b)*+" % b"|".join(kinds), re.DOTALL)
 
 

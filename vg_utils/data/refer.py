@@ -35,14 +35,15 @@ from vg_utils.data.refer_files import (
     ImageFolders,
     annotation_folder,
     choose_partition,
+    images_by_split,
     picture_name,
     read_absent,
     read_instances,
     read_refs,
     refs_file,
-    shared_images,
     split_names,
 )
+from vg_utils.data.splits import sharing
 from vg_utils.data.text import clean_text
 
 UNKNOWN = "unknown"
@@ -148,7 +149,7 @@ def build_examples(
         index, fitting_nothing, images, image_folders, source, strict, require_images, report, fit
     )
     examples = [builder.example(image_id, by_image[image_id]) for image_id in sorted(by_image)]
-    report.notes += shared_images(split, by_image, refs)
+    report.notes += sharing(split, by_image.keys(), images_by_split(refs))
     return [example for example in examples if example is not None]
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import pickle
 from collections import defaultdict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,14 @@ def count_splits(root: str | Path, partition: str | None = None) -> dict[str, di
     return counts
 
 
+def images_by_split(refs: Iterable[Record]) -> dict[str, set[int]]:
+    """The ids of the images that the references of each split are about."""
+    images: dict[str, set[int]] = defaultdict(set)
+    for ref in refs:
+        images[ref["split"]].add(ref["image_id"])
+    return images
+
+
 class Leakage(dict[str, dict[tuple[str, str], int]]):
     """Number of images that two splits share, as `leakage["google"]["train", "val"]`; prints as lines."""
 
@@ -215,18 +223,6 @@ def leakage(root: str | Path, partition: str | None = None) -> Leakage:
     result = Leakage()
     for name in names:
         refs = read_refs(refs_file(folder, name))
-        images: dict[str, set[int]] = defaultdict(set)
-        for ref in refs:
-            images[ref["split"]].add(ref["image_id"])
-        pairs = combinations(split_names(refs), 2)
+        images, pairs = images_by_split(refs), combinations(split_names(refs), 2)
         result[name] = {(first, second): len(images[first] & images[second]) for first, second in pairs}
     return result
-
-
-def shared_images(split: str, image_ids: Container[int], refs: Iterable[Record]) -> list[str]:
-    """For each other split with images of this one a sentence that says so."""
-    others: dict[str, set[int]] = defaultdict(set)
-    for ref in refs:
-        if ref["split"] != split and ref["image_id"] in image_ids:
-            others[ref["split"]].add(ref["image_id"])
-    return [f"{len(ids)} images of {split} are in {other} as well" for other, ids in sorted(others.items())]

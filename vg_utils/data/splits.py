@@ -1,10 +1,11 @@
-"""Dividing images into train, val and test by their names alone."""
+"""Dividing images into train, val and test by their names alone, and what splits share."""
 
 from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 
 def split_of(name: str, held_out: int) -> str:
@@ -24,6 +25,14 @@ def divide(names: Iterable[str], held_out: int = 10) -> dict[str, str]:
             (largest, _), *_ = Counter(splits.values()).most_common(1)
             splits[min((name for name in splits if splits[name] == largest), key=_number)] = split
     return splits
+
+
+def sharing(split: str, images: AbstractSet, others: Mapping[str, AbstractSet]) -> list[str]:
+    """A sentence for each of the other splits that has images of this one: scores flatter then."""
+    counts = {other: len(images & theirs) for other, theirs in sorted(others.items()) if other != split}
+    return [
+        f"images that {split} shares with {other}: {number}" for other, number in counts.items() if number
+    ]
 
 
 def _number(name: str) -> int:

@@ -12,6 +12,7 @@ import io
 import pickle
 import pickletools
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ BYTES_A_CONTAINER = 4  # an empty list or dict is one byte of a file and up to 6
 _OPCODES = {op.name: op for op in pickletools.opcodes}
 _NAMES = {ord(op.code): op.name for op in pickletools.opcodes}
 _SIMPLE = """
-    BINGET LONG_BINGET BINPUT MEMOIZE SHORT_BINUNICODE BININT BININT1 BININT2 APPENDS SETITEMS MARK EMPTY_LIST
-    EMPTY_DICT NONE NEWTRUE NEWFALSE BINFLOAT PROTO FRAME POP POP_MARK DUP GET INT LONG LONG1 FLOAT STRING
-    SHORT_BINSTRING UNICODE LIST APPEND DICT SETITEM
+    BINGET LONG_BINGET BINPUT MEMOIZE BININT BININT1 BININT2 APPENDS SETITEMS MARK EMPTY_LIST EMPTY_DICT NONE
+    NEWTRUE NEWFALSE BINFLOAT PROTO FRAME POP POP_MARK DUP GET INT LONG FLOAT STRING UNICODE LIST APPEND DICT
+    SETITEM
 """
-_LENGTH_BYTES = {"BINSTRING": 4, "LONG4": 4, "BINUNICODE": 4, "BINUNICODE8": 8}
+_TEXTS = {"BINUNICODE": 4, "SHORT_BINUNICODE": 1, "SHORT_BINSTRING": 1}  # bytes of their length
+_LENGTH_BYTES = _TEXTS | {"BINSTRING": 4, "LONG1": 1, "LONG4": 4, "BINUNICODE8": 8}
 # There the unpickler ends as well: it is done, or refuses a name
 _ENDS = {"STOP", "GLOBAL", "STACK_GLOBAL", "INST", "PERSID", "BINPERSID"}
 
@@ -50,7 +52,8 @@ def read_plain(path: Path, what: str) -> Any:
 
 def _scan(content: bytes, where: str) -> None:
     """Raise a DataError unless the opcodes are those of plain data and fit into the file."""
-    at, end, run = 0, len(content), _run(len(content))
+    at, end = 0, len(content)
+    run = _run(1 << end.bit_length())  # the next power of two: a few patterns serve all files
     most = content.count(pickle.EMPTY_LIST) + content.count(pickle.EMPTY_DICT)  # or bytes of texts
     if most > 1000 + end // BYTES_A_CONTAINER:
         raise DataError(f"{where}, refused {most} lists and dicts in {end} bytes")
@@ -65,31 +68,34 @@ def _scan(content: bytes, where: str) -> None:
     raise DataError(f"{where}, found a file that was cut short")
 
 
+@cache
 def _run(size: int) -> re.Pattern[bytes]:
     """A pattern for as many simple opcodes as there are, each with its argument, in a file of `size` bytes.
 
     Among them are texts of up to 63 bytes, which is most, and places of the memo that such a file can fill.
     """
-    texts = b"|".join(re.escape(bytes([n])) + b"\0\0\0.{%d}" % n for n in range(64))
     used = min(4, max(1, (size.bit_length() + 7) // 8))  # bytes of such a place; the last is the highest
     highest = re.escape(bytes([min(255, size >> 8 * (used - 1))]))
     place = b".{%d}[\0-%b]" % (used - 1, highest) + b"\0" * (4 - used)
     # Tried in this order: the usual ones first
-    kinds = [b"X(?:%b)" % texts, b"r" + place, b"p[0-9]{1,%d}\n" % len(str(size))]
+    kinds = [_short_text(_OPCODES[name], count) for name, count in _TEXTS.items()]
+    kinds += [b"r" + place, b"p[0-9]{1,%d}\n" % len(str(size))]
     kinds += [_simple(_OPCODES[name]) for name in _SIMPLE.split()]
     return re.compile(b"(?:%b)*+" % b"|".join(kinds), re.DOTALL)
 
 
+def _short_text(op: pickletools.OpcodeInfo, length_bytes: int) -> bytes:
+    """A pattern for an opcode, a length of so many bytes, and a text of that length."""
+    texts = [re.escape(n.to_bytes(length_bytes, "little")) + b".{%d}" % n for n in range(64)]
+    return re.escape(op.code.encode("latin-1")) + b"(?:%b)" % b"|".join(texts)
+
+
 def _simple(op: pickletools.OpcodeInfo) -> bytes:
-    """A pattern for one opcode and its argument: so many bytes, a line, or a length below 256 and so many."""
+    """A pattern for an opcode and its argument, which is a line or of a fixed number of bytes."""
     code = re.escape(op.code.encode("latin-1"))
     if op.arg is None:
         return code
-    if op.arg.n == pickletools.UP_TO_NEWLINE:
-        return code + rb"[^\n]*\n"
-    if op.arg.n == pickletools.TAKEN_FROM_ARGUMENT1:
-        return code + b"(?:%b)" % b"|".join(re.escape(bytes([n])) + b".{%d}" % n for n in range(256))
-    return code + b".{%d}" % op.arg.n
+    return code + (rb"[^\n]*\n" if op.arg.n == pickletools.UP_TO_NEWLINE else b".{%d}" % op.arg.n)
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.data.samples import sentence, small_set, write_picture, write_set
 from vg_utils.data import DataError, Report, load_examples
-from vg_utils.data.examples import MESSAGE
+from vg_utils.data.examples import MESSAGE, BadRecord
 from vg_utils.data.records import BOX, LIST, TEXT, WHOLE, checked, read_json, shown
 
 
@@ -193,6 +193,11 @@ def test_checked_counts_and_names_what_it_leaves_out():
     assert first.startswith("cats.json, entry 1, id [2]: expected a whole number under 'id', got [2]")
     with pytest.raises(DataError, match=r"entry 1, id 3: expected the keys name, got only id"):
         checked([records[0], records[2]], {"id": WHOLE, "name": TEXT}, "cats.json")
+
+
+def test_a_bad_record_comes_back_from_another_process():
+    error = pickle.loads(pickle.dumps(BadRecord("no box", "refs.p, ref 7")))
+    assert (str(error), error.reason) == ("refs.p, ref 7 (no box)", "no box")
 
 
 @pytest.mark.parametrize("value", [*HOSTILE, 10**5000, "a\nb"], ids=lambda value: type(value).__name__)

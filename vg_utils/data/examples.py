@@ -6,7 +6,7 @@ built, and hold a path rather than pixels, so that the 25,799 images of RefCOCOg
 
 from __future__ import annotations
 
-import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
-
-logger = logging.getLogger(__name__)
 
 BOX_TOLERANCE_PX = 1.0  # COCO's boxes overhang by rounding: that much is clipped, more is an error
 LARGEST_PX = 1e9  # a coordinate beyond is no coordinate
@@ -54,7 +52,10 @@ class BadRecord(DataError):
 
     def __init__(self, reason: str, message: str):
         super().__init__(f"{message} ({reason})")
-        self.reason = reason
+        self.reason, self._message = reason, message
+
+    def __reduce__(self) -> tuple:  # pickled as it was made, so that it comes back from another process
+        return BadRecord, (self.reason, self._message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +257,11 @@ class Report:
 
 @contextmanager
 def told(report: Report | None, source: str | Path, split: str) -> Iterator[Report]:
-    """The report to fill: the one that is given, whose owner says it, or one that is logged at the end."""
+    """The report to fill: the one that is given, whose owner says it, or one that becomes a warning."""
     if report is not None:
         yield report
         return
     own = Report()
     yield own
     if own.worth_saying:
-        logger.warning("%s, split %s: %s", source, split, own)
+        warnings.warn(f"{source}, split {split}: {own}", stacklevel=4)  # at who called the reader

@@ -68,7 +68,7 @@ def load_jsonl(
         path: the file or the folder.
         split: which file of the folder, or which lines of the file (see `lines_of`).
         strict: raise on the first bad line or expression; else leave bad ones out, and count them in `report`
-            or log it.
+            or warn of it.
         report: filled with what was left out.
 
     Raises:

@@ -33,10 +33,8 @@ def _is_text(value: Any) -> bool:
     if not isinstance(value, str):
         return False
     try:
-        return value.isascii() or bool(
-            value.encode()
-        )  # half a surrogate pair is no text: nobody can print it
-    except UnicodeEncodeError:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair, which nobody can print
         return False
 
 

@@ -68,7 +68,7 @@ def load_refer(
         root: the folder (see the module's text).
         split: `train`, `val`, `test` (RefCOCO and RefCOCO+: `testA`, `testB`).
         partition: `umd`, `google`, `unc`; None takes the only one there, or `umd` if it is among several.
-        strict: raise on the first bad record; else leave bad ones out, and count them in `report` or log it.
+        strict: raise on the first bad record; else leave bad ones out, and count them in `report` or warn.
         require_images: an image that is not there is a bad record. Off: only the annotations are wanted.
         report: filled with what was left out. Bad boxes of objects that nobody refers to are always left out.
 

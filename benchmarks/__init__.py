@@ -4,4 +4,4 @@ A benchmark is a module here with `main(arguments)`, named below. It checks that
 work (the same pairs, the same boxes) and times them in turns. `_timing.py` and `_work.py` are shared.
 """
 
-BENCHMARKS = ("decoding", "grouping", "caching", "grounding", "proposals")
+BENCHMARKS = ("decoding", "grouping", "caching", "grounding", "proposals", "reading")

@@ -21,7 +21,8 @@ from benchmarks._timing import Comparison, Report, finish, in_turns, options, re
 from benchmarks._work import one_by_one, photographs
 from vg_utils.data import load_examples
 from vg_utils.data.batches import GroundingDataset, make_loader
-from vg_utils.data.examples import GroundingExample, load_image
+from vg_utils.data.examples import GroundingExample
+from vg_utils.data.images import load_image
 from vg_utils.data.transforms import EvalTransform, TrainTransform, View
 from vg_utils.models.clip import ClipTokenizer, tokenize
 

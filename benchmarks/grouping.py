@@ -26,7 +26,8 @@ from benchmarks._timing import Comparison, Report, device, finish, in_turns, opt
 from benchmarks._work import enliven, largest_difference, one_by_one, photographs, untrained
 from vg_utils.config import Config
 from vg_utils.data.batches import Batch, GroundingDataset, collate
-from vg_utils.data.examples import GroundingExample, load_image
+from vg_utils.data.examples import GroundingExample
+from vg_utils.data.images import load_image
 from vg_utils.data.transforms import EvalTransform
 from vg_utils.models import build_model
 from vg_utils.models.base import Features, GroundingModel

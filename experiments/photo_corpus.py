@@ -17,7 +17,8 @@ from torchvision.ops import roi_align
 
 from vg_utils.boxes import boxes_to_model, to_xyxy
 from vg_utils.data.phrases.reading import annotated_classes
-from vg_utils.data.phrases.writing import split_of
+from vg_utils.data.phrases.writing import HELD_OUT
+from vg_utils.data.splits import split_of
 from vg_utils.data.text import swap_left_right
 from vg_utils.data.transforms import EvalTransform
 
@@ -27,7 +28,7 @@ SMALLEST = 16  # pixels of a box's shorter side; what is smaller cannot be told,
 
 def held_out(file_name: str) -> bool:
     """Whether an image is kept for measuring: those of val and test of the phrases made from its boxes."""
-    return split_of(file_name) != "train"
+    return split_of(file_name, HELD_OUT) != "train"
 
 
 @dataclass

@@ -5,11 +5,11 @@ import math
 
 import pytest
 
-from benchmarks import BENCHMARKS, _timing, caching, decoding, grounding, grouping, proposals
+from benchmarks import BENCHMARKS, _timing, caching, decoding, grounding, grouping, proposals, reading
 from vg_utils.cli import main as command_line
 
 MODULES = {"decoding": decoding, "grouping": grouping, "caching": caching, "grounding": grounding}
-MODULES |= {"proposals": proposals}
+MODULES |= {"proposals": proposals, "reading": reading}
 
 
 def run(name, *arguments):
@@ -54,6 +54,12 @@ def test_caching_learns_the_same_each_way():
 
 def test_the_same_proposals_are_picked_each_way():
     assert run("proposals").checks["pixels between the boxes"] < 1e-3
+
+
+def test_reading_finds_every_expression_each_way():
+    report = run("reading", "--against", ".")  # this checkout, as if it were another
+    assert [len(c.rows()) for c in report.comparisons] == [3, 3]
+    assert list(report.checks.values()) == [40, 40]
 
 
 def test_grounding_answers_the_same_each_way(tmp_path):

@@ -394,10 +394,11 @@ def test_what_is_left_out_is_said_once(tmp_path, capfd):
 def own_lines(folder: Path, *phrases: str) -> Path:
     """Own data: an image with these phrases in each split."""
     folder.mkdir()
-    Image.new("RGB", (64, 48), "red").save(folder / "a.png")
     expressions = [{"text": text, "box_xyxy": [1, 1, 30, 30]} for text in phrases]
     for split in ("train", "val"):
-        (folder / f"{split}.jsonl").write_text(json.dumps({"image": "a.png", "expressions": expressions}))
+        Image.new("RGB", (64, 48), "red").save(folder / f"{split}.png")
+        line = {"image": f"{split}.png", "expressions": expressions}
+        (folder / f"{split}.jsonl").write_text(json.dumps(line))
     return folder
 
 
@@ -414,6 +415,16 @@ def test_phrases_in_words_that_the_text_encoder_does_not_know_are_refused(line, 
     assert not (tmp_path / "run").exists()
     many = [*animals, *["the red cube on the left"] * 200]  # a few among many do no harm
     assert call(*train, own_lines(tmp_path / "many", *many)) == 0
+
+
+def test_phrases_that_are_cut_are_said(capsys, tmp_path):
+    long = "the thing that is not " + "big small large tiny matte metal " * 14 + "the red cube"
+    data = own_lines(tmp_path / "long", "the red cube", long, *["the cube on the left"] * 3)
+    assert call("train", "--model", "text-only", "--train.epochs", "1", "--train.cached", "False", "--fast",
+                "--model.image-size", "64", "--out", tmp_path / "run", "--data", data) == 0  # fmt: skip
+    said = capsys.readouterr().out
+    assert "1 of 5 phrases are longer than the text encoder reads" in said
+    assert "first: the thing that is not big" in said
 
 
 def test_what_comes_later_says_so(line):

@@ -164,10 +164,11 @@ def evaluate_checkpoint(
     if figures:
         check_folder(Path(figures))
     report = Report()
+    looked_at = not blind or figures is not None
     examples = load_examples(
-        data, split, partition, strict=False, report=report, require_images=not blind or figures is not None
+        data, split, partition, False, report, require_images=looked_at, check_images=looked_at
     )
-    if report.total:
+    if report.worth_saying:
         print(report)
     if not examples:
         raise DataError(f"{data}: no usable expression in split {split!r} ({report})")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.data.samples import ref, sentence, small_set, write_picture
 from tests.data.test_hub import hub_rows, write_parquet
-from vg_utils.data import DataError, load_examples
+from vg_utils.data import DataError, images, load_examples, load_image
 from vg_utils.data import fetch as fetch_module
 from vg_utils.data.download import DownloadError, is_download, prepare_refcocog
 from vg_utils.data.hub import to_refer
@@ -18,6 +18,21 @@ from vg_utils.data.refer_files import picture_name, write_refer
 
 NAMES = [picture_name(i) for i in (7, 8, 9)]
 QUICK = {"workers": 4, "retries": 3, "timeout_s": 0.5, "backoff_s": 0.01, "progress": False}
+
+
+ODD_HEADERS = {
+    "no length": {"Content-Length": "many"},
+    "negative length": {"Content-Length": "-5"},
+    "two lengths": {"Content-Length": "5, 7"},
+    "chunks that are none": {"Transfer-Encoding": "chunked"},
+    "a strange encoding": {"Content-Encoding": "gzip"},
+}
+REDIRECTS = [
+    "to file:///etc/hostname",
+    "to ftp://127.0.0.1/a.jpg",
+    "to http://[",
+    "to http://127.0.0.1:99999/",
+]
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -61,11 +76,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return None
         if fault == "trickle":
             return self._trickle(content)
+        if fault.startswith("to "):
+            return self._answer(b"", 302, headers={"Location": fault.removeprefix("to ")})
+        if fault in ODD_HEADERS:
+            return self._answer(content, headers=ODD_HEADERS[fault])
         return self._answer(content)
 
-    def _answer(self, content: bytes, status: int = 200, announced: int | None = None):
+    def _answer(self, content: bytes, status: int = 200, announced: int | None = None, headers: dict = {}):  # noqa: B006
         self.send_response(status)
-        self.send_header("Content-Length", str(announced or len(content)))
+        headers = {"Content-Length": str(announced or len(content))} | headers
+        for name, value in headers.items():
+            self.send_header(name, value)
         if status == 429:
             self.send_header("Retry-After", "1")
         self.end_headers()
@@ -343,3 +364,51 @@ def test_a_download_of_an_earlier_version_is_known_by_its_annotations(tmp_path, 
     write_refer(tmp_path / "begun", "umd", *to_refer(hub_rows(*small_set()), "jxu124/refcocog"))
     assert is_download(tmp_path / "begun")
     assert not is_download(root)
+
+
+@pytest.mark.parametrize("fault", [*ODD_HEADERS, *REDIRECTS])
+def test_a_bad_answer_is_one_failure_and_not_the_end(root, server, fault):
+    server.faults = {NAMES[0]: [fault] * 9}
+    summary = prepare(root, server)
+    assert set(summary.failed) <= {NAMES[0]}
+    assert summary.fetched + len(summary.failed) == 3
+    if summary.failed:
+        assert set(json.loads((root / "failed.json").read_bytes())) == {NAMES[0]}
+        assert "\n" not in summary.failed[NAMES[0]]
+    else:  # an odd header, and a whole image
+        assert fault in ODD_HEADERS
+    server.faults = {}
+    assert prepare(root, server).failed == {}, "tried again by the next run"
+
+
+def test_whatever_a_decoder_raises_is_one_failure(root, server, monkeypatch):
+    def decode(content, picture):
+        if picture.name == NAMES[1]:
+            raise ZeroDivisionError("a decoder's own")
+        return describe(content, picture)
+
+    describe = fetch_module.describe
+    monkeypatch.setattr(fetch_module, "describe", decode)
+    assert prepare(root, server).failed == {NAMES[1]: "ZeroDivisionError: a decoder's own (4 tries)"}
+
+
+def test_a_body_without_end_is_cut(root, server, monkeypatch):
+    monkeypatch.setattr(fetch_module, "_LARGEST_BYTES", 1000)
+    assert "more than 1000 bytes" in fetch_error(server, NAMES[0])
+
+
+def fetch_error(server, name: str) -> str:
+    with pytest.raises(fetch_module.FetchError) as error:
+        fetch_module.Fetcher(server.url, retries=0).fetch(fetch_module.Picture(name, (64, 48)), server.folder)
+    return str(error.value)
+
+
+def test_an_address_is_an_image(server, monkeypatch):
+    assert load_image(f"{server.url}/{NAMES[0]}").size == (64, 48)
+    server.faults = {NAMES[0]: ["404", "to file:///etc/hostname", "garbage"]}
+    for message in ("HTTP 404", "No connection adapters", "expected an image that decodes"):
+        with pytest.raises(DataError, match=rf"^{server.url}/{NAMES[0]}: .*{message}"):
+            load_image(f"{server.url}/{NAMES[0]}")
+    monkeypatch.setattr(images, "LARGEST_DOWNLOAD", 100)
+    with pytest.raises(DataError, match="more than 100 bytes"):
+        load_image(f"{server.url}/{NAMES[1]}")

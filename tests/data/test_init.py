@@ -1,9 +1,10 @@
+import json
 import subprocess
 import sys
 
 import pytest
 
-from tests.data.samples import small_set, write_set
+from tests.data.samples import small_set, write_picture, write_set
 from vg_utils.data import DataError, Report, load_examples
 
 
@@ -36,3 +37,11 @@ def test_nothing_readable_says_what_was_looked_for(tmp_path):
 def test_importing_the_package_is_light():
     code = "import sys, vg_utils.data; assert not {'torch', 'datasets', 'requests'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_a_report_what_is_to_be_known_is_a_warning(tmp_path):
+    write_picture(tmp_path / "a.png", (64, 48))
+    good = {"image": "a.png", "expressions": [{"text": "the mug", "box_xyxy": [1, 2, 30, 40]}]}
+    (tmp_path / "own.jsonl").write_text(json.dumps(good))
+    with pytest.warns(UserWarning, match=r"own\.jsonl, split val: every split is all of these 1 images"):
+        load_examples(tmp_path / "own.jsonl", "val")

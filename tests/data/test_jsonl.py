@@ -56,11 +56,22 @@ def test_phrases_that_fit_nothing(folder):
     assert [example.absent for example in load_jsonl(folder, "val")] == [a.absent, ()]
 
 
-@pytest.mark.parametrize("absent", ["a cat", [""], [3], None])
-def test_bad_phrases_that_fit_nothing(folder, absent):
-    write_lines(folder / "train.jsonl", line() | {"absent": absent})
-    with pytest.raises(DataError, match="line 1: expected a list of phrases under 'absent'"):
+@pytest.mark.parametrize(
+    ("absent", "message"),
+    [
+        ("a cat", "a list under 'absent'"),
+        ([""], "phrases under 'absent'"),
+        ([3], "phrases"),
+        (None, "a list"),
+    ],
+)
+def test_bad_phrases_that_fit_nothing(folder, absent, message):
+    write_lines(folder / "train.jsonl", line() | {"absent": absent}, line())
+    with pytest.raises(DataError, match=f"line 1: expected .*{message}"):
         load_jsonl(folder, "train")
+    report = Report()
+    assert load_jsonl(folder, "train", strict=False, report=report)
+    assert report.total == 1
 
 
 def test_a_single_file_may_name_splits(folder):
@@ -78,36 +89,95 @@ def test_a_single_file_may_name_splits(folder):
 
 
 @pytest.mark.parametrize(
-    ("bad", "message"),
+    ("bad", "message", "reason"),
     [
-        ("{not json", "expected a JSON object"),
-        ("[1]", "expected a dict, got list"),
-        ({"image": "photos/a.png"}, "expected the keys expressions"),
-        ({"image": 3, "expressions": []}, "expected a path"),
-        ({"image": "photos/a.png", "expressions": []}, "at least one expression"),
-        (line("photos/none.png"), "expected the image .*none.png"),
-        (line("own.jsonl"), "expected the image"),
-        (line(text="  "), "expression 1: expected words"),
-        (line(text=7), "expression 1: expected words"),
-        (line(box=(1, 2, 3)), "box of four finite numbers"),
-        (line(box=("1", 2, 3, 4)), "four numbers"),
-        (line(box=(1, 2, 300, 40)), "inside the 64x48 image"),
-        (line(box=(30, 2, 3, 40)), "x2 > x1"),
-        (line(box=(64.2, 2, 64.9, 40)), "x2 > x1"),
-        ({"image": "photos/a.png", "expressions": [{"text": "x"}]}, "expected the keys box_xyxy"),
+        ("{not json", "expected a JSON object", "not JSON"),
+        ("[1]", "expected a dict, got list", "not a record"),
+        ({"image": "photos/a.png"}, "expected the keys expressions", "missing keys"),
+        ({"image": 3, "expressions": []}, "expected text under 'image'", "image is not text"),
+        ({"image": "photos/a.png", "expressions": []}, "at least one expression", "no expression"),
+        (line("photos/none.png"), "expected the image .*none.png", "image not readable"),
+        (line("own.jsonl"), "expected the image", "image not readable"),
+        (line(text="  "), "expression 1: expected words", "text is not words"),
+        (line(text=7), "expression 1: expected words", "text is not words"),
+        (line(box=(1, 2, 3)), "four finite numbers", "box_xyxy is not four finite numbers"),
+        (line(box=("1", 2, 3, 4)), "four finite numbers", "box_xyxy is not four finite numbers"),
+        (line(box=(1, 2, 300, 40)), "inside the 64x48 image", "box outside the image"),
+        (line(box=(30, 2, 3, 40)), "x2 > x1", "box without area"),
+        (line(box=(64.2, 2, 64.9, 40)), "inside the 64x48 image", "box outside the image"),
+        (line(box=(0.1, 0.2, 0.4, 1)), "look like shares", "box in shares"),
+        (line(category=["cup"]), "text under 'category'", "category is not text"),
+        ({"image": "photos/a.png", "expressions": [{"text": "x"}]}, "the keys box_xyxy", "missing keys"),
     ],
 )
-def test_errors_name_file_and_line(folder, bad, message):
+def test_errors_name_file_and_line(folder, bad, message, reason):
     file = write_lines(folder / "own.jsonl", line(), bad)
     with pytest.raises(DataError, match=rf"own\.jsonl, line 2.*{message}"):
         load_jsonl(file, "train")
     report = Report()
     assert len(load_jsonl(file, "train", strict=False, report=report)) == 1
-    assert report.counts == {"bad line": 1}
+    assert report.counts == {reason: 1}
+
+
+def test_one_bad_box_takes_only_its_expression(folder):
+    own = line()
+    own["expressions"] += line(text="too far right", box=(40, 1, 67, 30))["expressions"]
+    own["expressions"] += line(text="the cup", box=(5, 5, 20, 20))["expressions"]
+    file = write_lines(folder / "train.jsonl", own)
+    report = Report()
+    (example,) = load_jsonl(file, "train", strict=False, report=report)
+    assert [e.text for e in example.expressions] == ["the mug", "the cup"]
+    assert report.counts == {"box outside the image": 1}
+
+
+def test_a_file_that_names_no_split_is_divided_by_image(folder):
+    names = [f"photos/{number}.png" for number in range(60)]
+    for name in names:
+        write_picture(folder / name, (64, 48))
+    file = write_lines(folder / "own.jsonl", *map(line, names), *map(line, names[:10]))
+    parts, report = {}, Report()
+    for split in ("train", "val", "test"):
+        parts[split] = {e.image.name for e in load_jsonl(file, split, report=report)}
+    assert all(parts.values())
+    assert sum(map(len, parts.values())) == len(set.union(*parts.values())) == 60, (
+        "no image is in two of them"
+    )
+    assert "no line names its split" in report.notes[0]
+    assert len(load_jsonl(file, "all")) == 70
+    write_lines(file, *map(line, names[:40]))
+    assert {e.image.name for e in load_jsonl(file, "val")} <= parts["val"], "fewer images move none"
+
+
+def test_a_file_with_the_name_of_a_split_is_that_split(folder):
+    file = write_lines(folder / "val.jsonl", line(), line("photos/b.png"))
+    assert len(load_jsonl(file, "val")) == 2
+    with pytest.raises(DataError, match="split 'train', found lines of val"):
+        load_jsonl(file, "train")
+
+
+def test_images_of_several_splits_are_said(folder):
+    write_lines(folder / "train.jsonl", line(), line("photos/b.png"))
+    write_lines(folder / "val.jsonl", line())
+    report = Report()
+    load_jsonl(folder, "val", report=report)
+    assert report.notes == ["images that val shares with train: 1"]
+    both = write_lines(folder / "own.jsonl", line() | {"split": "train"}, line() | {"split": "val"}, line())
+    load_jsonl(both, "val", report=(report := Report()))
+    assert report.notes == [
+        "images that val shares with every split: 1",
+        "images that val shares with train: 1",
+    ]
+
+
+def test_paths_written_on_windows(folder):
+    file = write_lines(folder / "val.jsonl", line("photos\\a.png"))
+    assert load_jsonl(file, "val")[0].image == folder / "photos" / "a.png"
 
 
 def test_missing_and_empty_files(folder):
-    with pytest.raises(DataError, match=r"own\.jsonl: expected a text file"):
+    with pytest.raises(
+        DataError, match=r"own\.jsonl: expected a text file of JSON lines, found no such file"
+    ):
         load_jsonl(folder / "own.jsonl", "train")
     write_lines(folder / "train.jsonl")
     with pytest.raises(DataError, match="found no usable line"):
@@ -135,5 +205,5 @@ def test_write_is_read_back(folder):
 
 
 def test_load_examples_takes_file_and_folder(folder):
-    file = write_lines(folder / "train.jsonl", line())
-    assert load_examples(folder, "train") == load_examples(file, "train") == load_jsonl(file, "train")
+    file = write_lines(folder / "val.jsonl", line())
+    assert load_examples(folder, "val") == load_examples(file, "val") == load_jsonl(file, "val")

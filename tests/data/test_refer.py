@@ -14,7 +14,8 @@ from tests.data.samples import (
     small_set,
     write_set,
 )
-from vg_utils.data.examples import AbsentPhrase, BadRecord, DataError, Report, load_image
+from vg_utils.data.examples import AbsentPhrase, BadRecord, DataError, Report
+from vg_utils.data.images import load_image
 from vg_utils.data.refer import corners, load_refer
 from vg_utils.data.refer_files import count_splits, leakage, read_refs, write_refer
 
@@ -112,6 +113,45 @@ def test_the_record_names_a_picture_without_cocos_name(tmp_path):
         record["file_name"] = f"scene_{record['id']}.png"
     root = write_set(tmp_path, instances, refs)
     assert load_refer(root, "val")[0].image.name == "scene_9.png"
+
+
+@pytest.mark.parametrize("folder", ["train2017", "images/mscoco/images/train2014"])
+def test_images_as_other_projects_keep_them(tmp_path, folder):
+    root = write_set(tmp_path, *small_set())
+    (root / folder).mkdir(parents=True)
+    for path in (root / "images").glob("*.jpg"):  # COCO's release of 2017 names them by their number
+        path.rename(root / folder / path.name.removeprefix("COCO_train2014_"))
+    assert load_image(load_refer(root, "val")[0].image).size == (64, 48)
+
+
+def test_images_of_several_splits_are_said(tmp_path):
+    instances, refs = small_set()
+    root = write_set(
+        tmp_path, instances, [*refs, ref(9, 71, 7, "val", [sentence(9, "the man on the right")])]
+    )
+    report = Report()
+    load_refer(root, "val", report=report)
+    assert report.notes == ["images that val shares with train: 1"]
+    assert report.total == 0
+    load_refer(root, "test", report=(report := Report()))
+    assert not report.worth_saying
+
+
+def test_grefcoco(tmp_path):
+    instances, refs = small_set()
+    refs = [dict(r, ann_id=[r["ann_id"]], split="train") for r in refs]
+    refs.append(ref(10, [70, 71], 7, "train", [sentence(10, "both men"), sentence(11, "the men")]))
+    refs.append(ref(11, [-1], 7, "train", [sentence(12, "The dog")]))
+    refs.append(ref(12, [-1], 77, "train", [sentence(13, "a cat")]))
+    root = write_set(tmp_path, instances, [])
+    (root / "annotations" / "refs(umd).p").unlink()
+    (root / "annotations" / "grefs(unc).json").write_text(json.dumps(refs))
+    report = Report()
+    first, *_ = load_refer(root, "train", report=report)
+    assert [e.text for e in first.expressions] == ["the man on the left", "the man on the left", "a car"]
+    assert first.absent == (AbsentPhrase("the dog", 12),)
+    assert report.counts == {"several targets": 2, "no target, in an image without other phrases": 1}
+    assert count_splits(root, "unc")["train"]["refs"] == 7
 
 
 def test_partitions(root):
@@ -321,7 +361,7 @@ def test_damaged_refs(tmp_path, content):
 def test_a_ref_of_other_types_is_refused(tmp_path, key):
     path = tmp_path / "refs(umd).p"
     path.write_bytes(pickle.dumps([dict(small_set()[1][0], **{key: "x"})]))
-    with pytest.raises(DataError, match="entry 0: expected whole numbers"):
+    with pytest.raises(DataError, match=rf"entry 0, ref_id 3: expected a .* under '{key}', got 'x'"):
         read_refs(path)
 
 

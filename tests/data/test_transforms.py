@@ -261,13 +261,17 @@ def test_every_mode_becomes_rgb(mode, tmp_path):
         assert EvalTransform(32)(source).image.shape == (3, 32, 32)
 
 
-def test_exif_orientation_is_ignored_because_boxes_refer_to_stored_pixels(tmp_path):
+def test_a_turned_jpeg_is_drawn_upright_also_at_a_reduced_scale(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # "turn by a quarter to see it upright"
-    picture_with_rectangle((80, 40), (0, 0, 40, 40)).save(tmp_path / "a.jpg", exif=exif, quality=95)
-    view = EvalTransform(SIZE)(tmp_path / "a.jpg")
-    assert view.size_wh == (80, 40)
-    assert (view.image[0, 30:66, :44] > 200).all()
+    upright = picture_with_rectangle((400, 800), (0, 0, 400, 400))
+    stored = upright.transpose(Image.Transpose.ROTATE_90)
+    stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    assert decode(tmp_path / "a.jpg", SIZE).shrink > 1
+    view, plain = EvalTransform(SIZE)(tmp_path / "a.jpg"), EvalTransform(SIZE)(upright)
+    assert view.size_wh == (400, 800)
+    assert torch.equal(view.letterbox, plain.letterbox)
+    assert (view.image.float() - plain.image.float()).abs().mean() < 2  # grey levels
 
 
 def test_a_damaged_file_is_named(tmp_path):

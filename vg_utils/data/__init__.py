@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from vg_utils.data.examples import AbsentPhrase, DataError, Expression, GroundingExample, Report, load_image
+from vg_utils.data.examples import AbsentPhrase, DataError, Expression, GroundingExample, Report, told
+from vg_utils.data.images import load_image, readable
+from vg_utils.data.records import first_bytes, many_objects
 
 __all__ = [
     "AbsentPhrase",
@@ -27,6 +30,7 @@ def load_examples(
     strict: bool = True,
     report: Report | None = None,
     require_images: bool = True,
+    check_images: bool = False,
 ) -> list[GroundingExample]:
     """Read one split of a data set, whatever its layout (`data/README.md` shows the three).
 
@@ -39,12 +43,25 @@ def load_examples(
         strict: raise on the first bad record; else leave bad records out and count them in `report`.
         report: filled with what was left out.
         require_images: a missing image is a bad record (own data always need theirs, for the size).
+        check_images: an image that does not decode, or has another size than its record states, is a bad
+            record as well: each is decoded once, at the smallest scale that its format can do.
 
     Raises:
         DataError: nothing readable there (the message says what was looked for), or as the readers say.
     """
     data = Path(data)
-    options = {"strict": strict, "report": report}
+    with told(report, data, split) as report:
+        with many_objects():
+            examples = _read(data, split, partition, require_images, {"strict": strict, "report": report})
+        return readable(examples, strict, report) if check_images else examples
+
+
+def _read(
+    data: Path, split: str, partition: str | None, require_images: bool, options: dict
+) -> list[GroundingExample]:
+    """The examples of the reader that the layout asks for."""
+    if data.exists() and not data.is_dir() and not data.is_file():  # a pipe or a device would never end
+        raise DataError(f"{data}: expected a folder or a file, found something else")
     if data.is_file() or (data / f"{split}.jsonl").is_file():
         from vg_utils.data.jsonl import load_jsonl
 
@@ -63,7 +80,7 @@ def load_examples(
 def _nothing_there(data: Path, split: str) -> str:
     found = "no such folder"
     if data.is_dir():
-        found = ", ".join(sorted(path.name for path in data.iterdir())[:10]) or "an empty folder"
+        found = ", ".join(sorted(os.listdir(data))[:10]) or "an empty folder"
     return (
         f"{data}: expected a .jsonl file, or a folder with {split}.jsonl, with annotations/instances.json or "
         f"instances.json, or with *.parquet files; found {found}"
@@ -73,6 +90,6 @@ def _nothing_there(data: Path, split: str) -> str:
 def dataset_name(root: str | Path) -> str:
     """What a data set is called in results: its folder's name, and RefScenes by its own."""
     info = Path(root) / "annotations" / "instances.json"
-    if info.exists() and '"RefScenes' in info.read_text()[:500]:
+    if info.is_file() and b'"RefScenes' in first_bytes(info, 500):
         return "RefScenes"
     return Path(root).stem

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vg_utils.boxes import boxes_to_model
 from vg_utils.data.examples import DataError, GroundingExample
+from vg_utils.data.images import wrong_size
 from vg_utils.data.text import names_color
 from vg_utils.data.transforms import EvalTransform, TrainTransform, View, random_colors
 from vg_utils.processes import end_with_parent
@@ -166,10 +167,7 @@ class GroundingDataset(Dataset):
         texts = [phrase.text for phrase in phrases]
         view = self.transform(example.image, boxes_xyxy, texts, generator, **other)
         if view.size_wh != tuple(example.size_wh):  # else every box of it would be silently wrong
-            raise DataError(
-                f"image {example.image_id} ({example.image}): expected an image of {example.size_wh} "
-                f"pixels (width, height) as its record states, got {view.size_wh}"
-            )
+            raise DataError(wrong_size(example, view.size_wh))
         with_zeros = torch.cat([view.boxes_xyxy, torch.zeros(len(absent), 4)])
         return Item(
             view._replace(boxes_xyxy=with_zeros), example.image_id, [phrase.sent_id for phrase in phrases]

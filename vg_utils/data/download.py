@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from vg_utils.data.examples import DataError
 from vg_utils.data.fetch import Entry, Fetcher, Picture, fetch_all, remove_temporary, verify
+from vg_utils.data.records import WHOLE, checked, first_bytes, read_json
 from vg_utils.data.refer_files import (
     IMAGE_FOLDERS,
     annotation_folder,
@@ -25,6 +26,7 @@ from vg_utils.data.refer_files import (
     picture_name,
     read_instances,
     read_refs,
+    refs_file,
 )
 from vg_utils.files import write_atomically
 
@@ -35,6 +37,7 @@ SOURCES = {  # dataset: its name on the hub, and the partition its rows belong t
     "refcoco+": ("jxu124/refcocoplus", "unc"),
 }
 MANIFEST = "manifest.json"
+IMAGE_WITH_SIZE = {"id": WHOLE, "width": WHOLE, "height": WHOLE}
 _SAVE_EVERY = 500  # images between two writings of the manifest
 
 
@@ -142,7 +145,7 @@ def is_download(root: str | Path) -> bool:
     Annotations written from the hub say so themselves: earlier versions had no manifest before the images.
     """
     instances = Path(root) / "annotations" / "instances.json"
-    head = instances.read_bytes()[:300] if instances.is_file() else b""
+    head = first_bytes(instances, 300) if instances.is_file() else b""
     return b": referred objects only" in head or (Path(root) / MANIFEST).is_file()
 
 
@@ -171,8 +174,10 @@ def _annotations(root: Path, dataset: str, source: str | Path | None) -> Path:
 
 def _pictures(folder: Path) -> list[Picture]:
     """The images that any partition refers to, by image id."""
-    sizes = {r["id"]: (r["width"], r["height"]) for r in read_instances(folder / "instances.json")["images"]}
-    wanted = {ref["image_id"] for name in partitions(folder) for ref in read_refs(folder / f"refs({name}).p")}
+    path = folder / "instances.json"
+    images = checked(read_instances(path)["images"], IMAGE_WITH_SIZE, f"{path}, images")
+    sizes = {r["id"]: (r["width"], r["height"]) for r in images}
+    wanted = {ref["image_id"] for name in partitions(folder) for ref in read_refs(refs_file(folder, name))}
     unknown = sorted(wanted - sizes.keys())
     if unknown:
         raise DataError(f"{folder}: instances.json has no record of image {unknown[0]} ({len(unknown)} such)")
@@ -223,8 +228,8 @@ def _fetch_missing(
 def _read_manifest(path: Path) -> dict[str, Entry]:
     """The manifest of an earlier run; an unreadable one only means that every image is decoded again."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = read_json(path, "a manifest")
+    except DataError:
         return {}
     entries = content.items() if isinstance(content, dict) else ()
     keys = {"bytes", "width", "height", "sha256"}

@@ -6,19 +6,56 @@ built, and hold a path rather than pixels, so that the 25,799 images of RefCOCOg
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 BOX_TOLERANCE_PX = 1.0  # COCO's boxes overhang by rounding: that much is clipped, more is an error
+LARGEST_PX = 1e9  # a coordinate beyond is no coordinate
+MESSAGE = 1000  # characters of an error's message
+
+Box = tuple[float, float, float, float]
 
 
 class DataError(ValueError):
-    """Bad input data. The message says what was expected, what came, and where (file, key, id)."""
+    """Bad input data. The message says what was expected, what came, and where (file, key, id), on one line.
+
+    A worker of a DataLoader hands on an error as the text of its traceback; its last line is the message.
+    """
+
+    def __init__(self, message: str):
+        if message.startswith("Caught ") and "Traceback (most recent call last)" in message:
+            message = message.rstrip().rpartition("\n")[2].partition(": ")[2]
+        super().__init__(one_line(message))
+
+
+def one_line(text: str, length: int = MESSAGE) -> str:
+    """The text without line breaks, and without its middle where it is longer than `length`."""
+    text = " ".join(text.splitlines()) if "\n" in text or "\r" in text else text
+    if len(text) <= length:
+        return text
+    end = length // 4
+    return f"{text[: length - end - 5]} ... {text[-end:]}"
+
+
+class BadRecord(DataError):
+    """One record that cannot be used.
+
+    Attributes:
+        reason: the kind of fault in a few words ("image not found"); faults are counted by it.
+    """
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(f"{message} ({reason})")
+        self.reason, self._message = reason, message
+
+    def __reduce__(self) -> tuple:  # pickled as it was made, so that it comes back from another process
+        return BadRecord, (self.reason, self._message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +73,7 @@ class Expression:
     """
 
     text: str
-    box_xyxy: tuple[float, float, float, float]
+    box_xyxy: Box
     sent_id: int
     ref_id: int
     category: str = "unknown"
@@ -81,7 +118,7 @@ class GroundingExample:
     image_id: int
     expressions: tuple[Expression, ...]
     size_wh: tuple[int, int]
-    object_boxes_xyxy: tuple[tuple[float, float, float, float], ...] = ()
+    object_boxes_xyxy: tuple[Box, ...] = ()
     object_categories: tuple[str, ...] = ()
     absent: tuple[AbsentPhrase, ...] = ()
 
@@ -105,65 +142,80 @@ class GroundingExample:
 
 def check_expression(expression: Expression, size_wh: tuple[int, int], where: str) -> None:
     """Raise a DataError that names sentence and ref unless the expression is usable."""
+    fault = box_fault(expression.box_xyxy, size_wh)
+    if fault is None and expression.text.strip():
+        return
     where = f"{where}, ref {expression.ref_id}, sentence {expression.sent_id}"
-    if not expression.text.strip():
+    if fault is None:
         raise DataError(f"{where}: expected a sentence, got {expression.text!r}")
-    check_box(expression.box_xyxy, size_wh, where)
+    raise _bad_box(fault, expression.box_xyxy, where)
 
 
-def check_box(box_xyxy: Iterable[float], size_wh: tuple[int, int], where: str) -> None:
-    """Raise a DataError unless the box is four finite numbers, has area and is inside the image."""
-    box = tuple(box_xyxy)
-    if len(box) != 4 or not all(math.isfinite(v) for v in box):
-        raise DataError(f"{where}: expected a box of four finite numbers (x1, y1, x2, y2), got {box}")
-    x1, y1, x2, y2 = box
-    if x2 <= x1 or y2 <= y1:
-        raise DataError(f"{where}: expected a box with x2 > x1 and y2 > y1, got {box}")
-    width, height = size_wh
-    tolerance = BOX_TOLERANCE_PX
-    if x1 < -tolerance or y1 < -tolerance or x2 > width + tolerance or y2 > height + tolerance:
-        raise DataError(f"{where}: expected a box inside the {width}x{height} image, got {box}")
+def box_fault(box_xyxy: Sequence[float], size_wh: tuple[int, int]) -> tuple[str, str] | None:
+    """What is wrong with corners: the reason and what was expected; None if the box is usable.
 
-
-def clip_box(box_xyxy: Iterable[float], size_wh: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The box cut to the image; after `check_box` that moves a side by a pixel at most."""
-    x1, y1, x2, y2 = (float(v) for v in box_xyxy)
-    width, height = size_wh
-    return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
-
-
-def load_image(image: Path | str | Image.Image) -> Image.Image:
-    """The image as RGB; a file that does not decode is a DataError with its path."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    try:
-        with Image.open(image) as opened:
-            return opened.convert("RGB")
-    except FileNotFoundError:
-        raise DataError(f"{image}: expected an image, found no such file") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{image}: expected an image that decodes, got: {error}") from error
-
-
-class BadRecord(DataError):
-    """One record that cannot be used.
-
-    Attributes:
-        reason: the kind of fault in a few words ("image not found"); faults are counted by it.
+    Usable are four finite numbers that have area, are pixels and not shares of the image's sides, and are
+    inside the image but for `BOX_TOLERANCE_PX`.
     """
+    width, height = size_wh
+    try:
+        x1, y1, x2, y2 = box_xyxy
+        if 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height and (x2 > 1 or y2 > 1):
+            return None  # nearly all of them
+        finite = (
+            -LARGEST_PX <= x1 <= LARGEST_PX
+            and -LARGEST_PX <= y1 <= LARGEST_PX
+            and -LARGEST_PX <= x2 <= LARGEST_PX
+            and -LARGEST_PX <= y2 <= LARGEST_PX
+        )
+    except (TypeError, ValueError):
+        finite = False
+    if not finite:
+        return "not a box", "a box of four finite numbers (x1, y1, x2, y2)"
+    if x2 <= x1 or y2 <= y1:
+        return "box without area", "a box with x2 > x1 and y2 > y1"
+    if (
+        x1 < -BOX_TOLERANCE_PX
+        or y1 < -BOX_TOLERANCE_PX
+        or x2 > width + BOX_TOLERANCE_PX
+        or y2 > height + BOX_TOLERANCE_PX
+    ):
+        return "box outside the image", f"a box inside the {width}x{height} image"
+    if x2 <= 1 and y2 <= 1 and max(size_wh) > 1:
+        return "box in shares", f"pixels of the {width}x{height} image (these look like shares of its sides)"
+    return None
 
-    def __init__(self, reason: str, message: str):
-        super().__init__(f"{message} ({reason})")
-        self.reason = reason
+
+def fit_box(box_xyxy: Sequence[float], size_wh: tuple[int, int], where: str) -> Box:
+    """The box cut to the image, which moves a side by `BOX_TOLERANCE_PX` at most.
+
+    Raises:
+        BadRecord: see `box_fault`; or nothing of it is left, as of a sliver beside the image.
+    """
+    fault = box_fault(box_xyxy, size_wh)
+    if fault is None:
+        (x1, y1, x2, y2), (width, height) = box_xyxy, size_wh
+        if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
+            x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
+        if x2 > x1 and y2 > y1:
+            return float(x1), float(y1), float(x2), float(y2)
+        fault = "box outside the image", f"a box inside the {width}x{height} image"
+    raise _bad_box(fault, box_xyxy, where)
+
+
+def _bad_box(fault: tuple[str, str], box: Sequence[float], where: str) -> BadRecord:
+    reason, expected = fault
+    return BadRecord(reason, f"{where}: expected {expected}, got {one_line(str(box), 100)}")
 
 
 @dataclass
 class Report:
-    """What was left out of a data set.
+    """What was left out of a data set, and what else is to be known of it.
 
     Attributes:
         counts: number of records by reason.
         first: the message of the first record of each reason, so that there is something to look up.
+        notes: sentences about what was read, such as that two splits share images.
 
     >>> report = Report()
     >>> report.add(BadRecord("empty sentence", "refs(umd).p, ref 7"))
@@ -173,6 +225,7 @@ class Report:
 
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, error: BadRecord) -> None:
         """Count a record that was left out."""
@@ -190,8 +243,25 @@ class Report:
         """Number of records left out."""
         return self.counts.total()
 
+    @property
+    def worth_saying(self) -> bool:
+        """Whether there is anything in it."""
+        return bool(self.counts or self.notes)
+
     def __str__(self) -> str:
         if not self.counts:
-            return "nothing left out"
-        parts = (f"{n} x {reason} (first: {self.first[reason]})" for reason, n in self.counts.most_common())
-        return f"left out {self.total}: " + "; ".join(parts)
+            return "; ".join(self.notes or ["nothing left out"])
+        parts = [f"{n} x {reason} (first: {self.first[reason]})" for reason, n in self.counts.most_common()]
+        return f"left out {self.total}: " + "; ".join([*parts, *self.notes])
+
+
+@contextmanager
+def told(report: Report | None, source: str | Path, split: str) -> Iterator[Report]:
+    """The report to fill: the one that is given, whose owner says it, or one that becomes a warning."""
+    if report is not None:
+        yield report
+        return
+    own = Report()
+    yield own
+    if own.worth_saying:
+        warnings.warn(f"{source}, split {split}: {own}", stacklevel=4)  # at who called the reader

@@ -22,11 +22,14 @@ import requests
 import urllib3
 from PIL import Image
 
+from vg_utils.data.examples import one_line
+
 GIVE_UP_AFTER = 50  # failures in a row: then it is the server or the network that is gone, not an image
 TEMPORARY = ".{name}.part"
 _RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _LONGEST_WAIT_S = 60.0
 _CHUNK_BYTES = 1 << 16
+_LARGEST_BYTES = 32 * 2**20  # of a body; COCO's largest image has half a megabyte
 
 Entry = dict[str, int | str]
 
@@ -83,10 +86,15 @@ class Fetcher:
             try:
                 content = self._body(picture.name)
                 entry = describe(content, picture)
-            except _TemporaryError as error:
+            except FetchError:
+                raise
+            except Exception as error:  # headers, redirects and decoders raise nearly anything
+                reason = (
+                    str(error) if isinstance(error, _TemporaryError) else f"{type(error).__name__}: {error}"
+                )
                 if attempt == self.retries:
-                    raise FetchError(f"{error} ({attempt + 1} tries)") from error
-                time.sleep(self._wait_s(attempt, error.wait_s))
+                    raise FetchError(f"{one_line(reason, 300)} ({attempt + 1} tries)") from error
+                time.sleep(self._wait_s(attempt, getattr(error, "wait_s", None)))
             else:
                 _write(folder, picture.name, content)
                 return entry
@@ -98,15 +106,7 @@ class Fetcher:
 
     def _body(self, name: str) -> bytes:
         """The whole body of the answer."""
-        url = f"{self.base_url.rstrip('/')}/{name}"
-        try:
-            with self._session().get(url, timeout=self.timeout_s, stream=True) as response:
-                _check_status(response)
-                return _read(response, time.monotonic() + 10 * self.timeout_s)
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            if isinstance(error, ValueError):  # not an address at all
-                raise FetchError(str(error)) from error
-            raise _TemporaryError(f"{type(error).__name__} at {url}") from error
+        return _get(self._session(), f"{self.base_url.rstrip('/')}/{name}", self.timeout_s, _LARGEST_BYTES)
 
     def _session(self) -> requests.Session:
         """One for each thread: it keeps the connection open from image to image."""
@@ -115,6 +115,29 @@ class Fetcher:
             # As stored, so that Content-Length is the number of bytes that must arrive.
             self._local.session.headers["Accept-Encoding"] = "identity"
         return self._local.session
+
+
+def download(url: str, most_bytes: int, timeout_s: float = 20.0) -> bytes:
+    """What is behind one address, of `http` or `https`, tried once. Raises FetchError."""
+    try:
+        with requests.Session() as session:
+            return _get(session, url, timeout_s, most_bytes)
+    except FetchError:
+        raise
+    except Exception as error:  # as above
+        raise FetchError(one_line(f"{error or type(error).__name__}", 300)) from error
+
+
+def _get(session: requests.Session, url: str, timeout_s: float, most_bytes: int) -> bytes:
+    """The whole body of an answer; requests follows redirects to `http` and `https` only."""
+    try:
+        with session.get(url, timeout=timeout_s, stream=True) as response:
+            _check_status(response)
+            return _read(response, time.monotonic() + 10 * timeout_s, most_bytes)
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        if isinstance(error, ValueError):  # not an address at all, or a redirect to none
+            raise FetchError(one_line(str(error), 300)) from error
+        raise _TemporaryError(f"{type(error).__name__} at {url}") from error
 
 
 def _check_status(response: requests.Response) -> None:
@@ -128,15 +151,17 @@ def _check_status(response: requests.Response) -> None:
     raise _TemporaryError(message, float(told) if told.isdecimal() else None)
 
 
-def _read(response: requests.Response, deadline: float) -> bytes:
+def _read(response: requests.Response, deadline: float, most_bytes: int) -> bytes:
     content = bytearray()
     # Not iter_content(): it returns when a chunk is full, so it would never notice a body that trickles in.
     while chunk := response.raw.read1(_CHUNK_BYTES):
         content += chunk
+        if len(content) > most_bytes:
+            raise FetchError(f"more than {most_bytes} bytes from {response.url}")
         if time.monotonic() > deadline:
             raise _TemporaryError(f"too slow, {len(content)} bytes so far from {response.url}")
     expected = response.headers.get("Content-Length")
-    if expected is not None and int(expected) != len(content):
+    if expected is not None and expected.strip() != str(len(content)):
         raise _TemporaryError(f"truncated, {len(content)} of {expected} bytes from {response.url}")
     return bytes(content)
 
@@ -153,9 +178,10 @@ def describe(content: bytes, picture: Picture) -> Entry:
     """
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            opened.load()
             size_wh = opened.size
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            if size_wh == picture.size_wh:  # else it may be too large to be decoded
+                opened.load()
+    except Exception as error:  # Pillow's decoders raise nearly anything
         raise _TemporaryError(f"{picture.name} does not decode: {error}") from error
     if size_wh != picture.size_wh:
         raise FetchError(f"{picture.name} is {size_wh[0]}x{size_wh[1]}, annotated as {picture.size_wh}")
@@ -179,7 +205,7 @@ def verify(path: Path, picture: Picture, known: Entry | None) -> Entry | None:
             with Image.open(path) as opened:
                 return known if opened.size == picture.size_wh else None
         return describe(path.read_bytes(), picture)
-    except (OSError, SyntaxError, Image.DecompressionBombError, FetchError, _TemporaryError):
+    except Exception:  # whatever it is, it is no whole image
         return None
 
 

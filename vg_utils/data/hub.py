@@ -8,19 +8,20 @@ records of RefCOCOg's own files and read by `refer.build_examples`, so both sour
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vg_utils.data.examples import DataError, GroundingExample, Report
-from vg_utils.data.refer import build_examples
-from vg_utils.data.refer_files import Record, require_keys, write_refer
+from vg_utils.data.examples import BadRecord, DataError, GroundingExample, Report, told
+from vg_utils.data.records import ANYTHING, BOX, TEXT, Record, check, parse_json, shown
+from vg_utils.data.refer import ANNOTATION, IMAGE, build_examples
+from vg_utils.data.refer_files import REF, write_refer
 
 BOX_AGREEMENT_PX = 0.1  # both boxes come from the same numbers: only rounding may part them
 
 _COLUMNS = ("ref_id", "ann_id", "image_id", "category_id", "split", "file_name", "sent_ids", "sentences")
 _JSON_COLUMNS = ("raw_anns", "raw_image_info")
+ROW = dict.fromkeys(_COLUMNS, ANYTHING) | REF | dict.fromkeys(_JSON_COLUMNS, TEXT) | {"bbox": BOX}
 
 
 def load_hub(
@@ -47,17 +48,18 @@ def load_hub(
         DataError: the source cannot be had, a row misses a column or has two boxes that do not agree, an
             unknown split, or (strict) a bad record.
     """
-    instances, refs = to_refer(_rows(source), str(source))
-    return build_examples(
-        instances,
-        refs,
-        split,
-        [Path(images_dir)],
-        source=str(source),
-        strict=strict,
-        require_images=require_images,
-        report=report,
-    )
+    with told(report, source, split) as report:
+        instances, refs = to_refer(_rows(source), str(source), strict, report)
+        return build_examples(
+            instances,
+            refs,
+            split,
+            [Path(images_dir)],
+            source=str(source),
+            strict=strict,
+            require_images=require_images,
+            report=report,
+        )
 
 
 def hub_to_refer(source: str | Path, root: str | Path, partition: str = "umd") -> Path:
@@ -110,16 +112,22 @@ def _ways_out(source: str | Path, error: Exception) -> str:
     )
 
 
-def to_refer(rows: Iterable[Record], source: str) -> tuple[Record, list[Record]]:
-    """The content of `instances.json` and `refs(PARTITION).p` for the rows; DataError names the bad row."""
+def to_refer(
+    rows: Iterable[Record], source: str, strict: bool = True, report: Report | None = None
+) -> tuple[Record, list[Record]]:
+    """The content of `instances.json` and `refs(PARTITION).p` for the rows.
+
+    A bad row is an error that names it if `strict`, else left out and counted in `report`.
+    """
     images: dict[int, Record] = {}
     annotations: dict[int, Record] = {}
-    refs = []
+    refs, report = [], Report() if report is None else report
     for number, row in enumerate(rows):
-        where = f"{source}, row {number}, ref {row.get('ref_id')}"
-        require_keys(row, (*_COLUMNS, *_JSON_COLUMNS, "bbox"), where)
-        annotation, image = (_parse(row[column], f"{where}, {column}") for column in _JSON_COLUMNS)
-        _check_row(row, annotation, image, where)
+        try:
+            annotation, image = _parts(row, f"{source}, row {number}, ref {shown(row.get('ref_id'))}")
+        except BadRecord as error:
+            report.handle(error, strict)
+            continue
         annotations[row["ann_id"]] = annotation
         images[row["image_id"]] = image
         refs.append({column: row[column] for column in _COLUMNS})
@@ -133,34 +141,35 @@ def to_refer(rows: Iterable[Record], source: str) -> tuple[Record, list[Record]]
     return instances, refs
 
 
-def _parse(text: Any, where: str) -> Record:
-    try:
-        return json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where}: expected a JSON object, got {text!r:.80} ({error})") from error
-
-
-def _check_row(row: Record, annotation: Record, image: Record, where: str) -> None:
-    """Raise a DataError unless the three parts of a row speak of the same object."""
-    require_keys(annotation, ("id", "image_id", "bbox", "category_id"), f"{where}, raw_anns")
-    require_keys(image, ("id", "width", "height"), f"{where}, raw_image_info")
+def _parts(row: Record, where: str) -> tuple[Record, Record]:
+    """The annotation and the image of a row. Raises a BadRecord unless all speak of the same object."""
+    check(row, ROW, where)
+    annotation, image = (_parse(row[column], f"{where}, {column}") for column in _JSON_COLUMNS)
+    check(annotation, ANNOTATION | {"bbox": BOX}, f"{where}, raw_anns")
+    check(image, IMAGE, f"{where}, raw_image_info")
     ids = (annotation["id"], annotation["image_id"], image["id"])
     if ids != (row["ann_id"], row["image_id"], row["image_id"]):
-        raise DataError(
+        raise BadRecord(
+            "row of two objects",
             f"{where}: expected annotation {row['ann_id']} of image {row['image_id']}, got annotation "
-            f"{ids[0]} of image {ids[1]} beside the record of image {ids[2]}"
+            f"{ids[0]} of image {ids[1]} beside the record of image {ids[2]}",
         )
-    try:
-        x, y, width, height = annotation["bbox"]
-        pairs = zip(row["bbox"], (x, y, x + width, y + height), strict=True)
-        agree = all(abs(a - b) <= BOX_AGREEMENT_PX for a, b in pairs)
-    except (TypeError, ValueError):
-        agree = False
-    if not agree:
-        raise DataError(
+    x, y, width, height = annotation["bbox"]
+    pairs = zip(row["bbox"], (x, y, x + width, y + height), strict=True)
+    if not all(abs(a - b) <= BOX_AGREEMENT_PX for a, b in pairs):
+        raise BadRecord(
+            "two boxes",
             f"{where}: expected bbox as corners and raw_anns' bbox as x, y, width, height of the same box, "
-            f"got {row['bbox']} and {annotation['bbox']}"
+            f"got {row['bbox']} and {annotation['bbox']}",
         )
+    return annotation, image
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return parse_json(text, where, f"a JSON object, not {shown(text)}")
+    except DataError as error:
+        raise BadRecord("not JSON", str(error)) from error
 
 
 def coco_categories() -> list[Record]:

@@ -2,40 +2,58 @@
 
     {"image": "photos/desk.jpg", "expressions": [{"text": "the red mug", "box_xyxy": [12, 40, 96, 150]}]}
 
-The path of an image is relative to the file. A box is corners (x1, y1, x2, y2) in pixels of the image as
-it is stored, before any rotation that its EXIF data asks for. `category` may stand beside `text`, and beside
-`expressions` may stand `"absent": ["the blue mug"]`, phrases that fit nothing in the image. A folder holds
-`train.jsonl`, `val.jsonl`, `test.jsonl`; a single file may name each line's `"split"`, and a line that names
-none belongs to every split.
+The path of an image is relative to the file. A box is corners (x1, y1, x2, y2) in pixels of the image as a
+viewer shows it (see `images.py`). `category` may stand beside `text`, and beside `expressions` may stand
+`"absent": ["the blue mug"]`, phrases that fit nothing in the image. A folder holds `train.jsonl`,
+`val.jsonl`, `test.jsonl`; of a single file `lines_of` says which lines belong to a split.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from vg_utils.data.examples import (
     AbsentPhrase,
     BadRecord,
+    Box,
     DataError,
     Expression,
     GroundingExample,
     Report,
-    check_box,
-    clip_box,
+    fit_box,
+    told,
 )
-from vg_utils.data.refer_files import Record, require_keys
+from vg_utils.data.images import image_size
+from vg_utils.data.records import BOX, LIST, TEXT, Kind, Record, check, parse_json, read_bytes, shown
+from vg_utils.data.splits import divide, sharing
 from vg_utils.data.text import clean_text
 from vg_utils.files import write_atomically
 
-logger = logging.getLogger(__name__)
+EVERY = "all"  # the split of every line of a file
+HELD_OUT = ("val", "test", "testA", "testB")
+WORDS = Kind("words", lambda value: TEXT.fits(value) and bool(clean_text(value)))
+TEXT_OR_NULL = Kind("text", lambda value: value is None or TEXT.fits(value))
+LINE, OF_LINE = {"image": TEXT, "expressions": LIST}, {"split": TEXT_OR_NULL, "absent": LIST}
+EXPRESSION, OF_EXPRESSION = {"text": WORDS, "box_xyxy": BOX}, {"category": TEXT_OR_NULL}
+_NAMES = re.compile(rb'"image"\s*:\s*"([^"\\]+)"')
+
+
+class Line(NamedTuple):
+    """A line that could be read: which it is of those that are not blank, its place, its content."""
+
+    image_id: int
+    where: str
+    record: Record
 
 
 def load_jsonl(
@@ -48,32 +66,28 @@ def load_jsonl(
 
     Args:
         path: the file or the folder.
-        split: which file of the folder, or which lines of the file.
-        strict: raise on the first bad line; else leave bad lines out, and count them in `report` or log it.
+        split: which file of the folder, or which lines of the file (see `lines_of`).
+        strict: raise on the first bad line or expression; else leave bad ones out, and count them in `report`
+            or warn of it.
         report: filled with what was left out.
 
     Raises:
         DataError: no such file, no line of that split, or (strict) a bad line; it names file and line.
     """
-    told, report = report is not None, Report() if report is None else report
+    path = Path(path)
     file = jsonl_file(path, split)
-    reader = _Reader(file.parent)
-    examples, other_splits = [], set()
-    for image_id, (where, line) in enumerate(_lines(file)):
-        try:
-            record = _parse(line, where)
-            if record.get("split", split) == split:
-                examples.append(reader.example(image_id, record, where))
-            else:
-                other_splits.add(str(record["split"]))
-        except DataError as error:
-            if strict:
-                raise
-            report.add(BadRecord("bad line", str(error)))
-    if report.total and not told:  # who gave a report says it, once
-        logger.warning("%s, split %s: %s", file, split, report)
+    with told(report, file, split) as report:
+        lines = _lines(file, strict, report)
+        own = lines if path.is_dir() else lines_of(split, lines, file, report)
+        reader = _Reader(file.parent, strict, report)
+        examples = [example for line in own if (example := reader.example(line)) is not None]
+        if path.is_dir():
+            others = {other.stem: _images_in(other) for other in path.glob("*.jsonl") if other != file}
+            report.notes += sharing(split, {line.record["image"] for line in own}, others)
     if not examples:
-        found = f"lines of {', '.join(sorted(other_splits))}" if other_splits else "no usable line"
+        names = sorted({str(line.record.get("split")) for line in lines} - {split, "None"})
+        names = names or ([file.stem] if lines else [])
+        found = f"lines of {', '.join(names)}" if names and not own else "no usable line"
         raise DataError(f"{file}: expected lines of split {split!r}, found {found}; {report}")
     return examples
 
@@ -90,87 +104,130 @@ def jsonl_file(path: str | Path, split: str) -> Path:
     return file
 
 
-def _lines(file: Path) -> Iterator[tuple[str, str]]:
-    """The lines that are not blank, each with its place for error messages."""
+def lines_of(split: str, lines: list[Line], file: Path, report: Report) -> list[Line]:
+    """The lines of a single file that belong to a split.
+
+    Where lines name their `"split"`, those, and the ones that name none. Where no line does, `val.jsonl` is
+    val and nothing else (`test.jsonl` test, and so on), and any other file is divided by the names of its
+    images, so that nothing is trained on that is scored. The split "all" is every line.
+    """
+    if split == EVERY:
+        return lines
+    by_name: dict[str | None, set[str]] = defaultdict(set)
+    for line in lines:
+        by_name[line.record.get("split")].add(line.record["image"])
+    images = by_name.pop(None, set())  # of lines that name no split
+    if by_name:
+        own = [line for line in lines if (line.record.get("split") or split) == split]
+        everywhere = {"every split": images} if images else {}
+        report.notes += sharing(split, {line.record["image"] for line in own}, by_name | everywhere)
+        return own
+    if file.stem in HELD_OUT:
+        return lines if file.stem == split else []
+    if len(images) < 3:
+        report.notes.append(f"every split is all of these {len(images)} images, too few to be divided")
+        return lines
+    splits = divide(images)
+    counts = {name: sum(s == name for s in splits.values()) for name in ("train", "val", "test")}
+    parts = ", ".join(f"{number} {name}" for name, number in counts.items())
+    report.notes.append(f"no line names its split, so the images are divided by their names: {parts}")
+    return [line for line in lines if splits[line.record["image"]] == split]
+
+
+def _images_in(file: Path) -> set[str]:
+    """Names of images in a file, found without parsing it: names with escaped characters are passed over."""
     try:
-        text = file.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: expected a text file of JSON lines, got: {error}") from error
+        return {name.decode(errors="replace") for name in _NAMES.findall(read_bytes(file, "JSON lines"))}
+    except DataError:
+        return set()
+
+
+def _lines(file: Path, strict: bool, report: Report) -> list[Line]:
+    """The lines that are not blank and hold a record."""
+    what, lines = "a text file of JSON lines", []
+    try:
+        text = read_bytes(file, what).decode("utf-8-sig")  # some editors begin a file with a byte order mark
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: expected {what}, got: {error}") from error
     # Not splitlines(): it would also break lines at characters that may stand inside a JSON string.
+    name, image_id = str(file), 0
     for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"{file}, line {number}", line
-
-
-def _parse(line: str, where: str) -> Record:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: expected a JSON object, got: {error}") from error
-    require_keys(record, ("image", "expressions"), where)
-    if not isinstance(record["image"], str) or not isinstance(record["expressions"], list):
-        raise DataError(f"{where}: expected a path under 'image' and a list under 'expressions'")
-    return record
+        if not line.strip():
+            continue
+        where = f"{name}, line {number}"
+        try:
+            record = parse_json(line, where, "a JSON object")
+            check(record, LINE, where, OF_LINE)
+            lines.append(Line(image_id, where, record))
+        except DataError as error:
+            bad = error if isinstance(error, BadRecord) else BadRecord("not JSON", str(error))
+            report.handle(bad, strict)
+        image_id += 1
+    return lines
 
 
 class _Reader:
     """Turns lines into examples and keeps the running ids."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, strict: bool, report: Report):
+        self._folder, self._strict, self._report = folder, strict, report
         self._ref_ids, self._sent_ids = count(), count()
+        self._size_wh = lru_cache(maxsize=None)(image_size)  # of one image on many lines only once
 
-    def example(self, image_id: int, record: Record, where: str) -> GroundingExample:
-        picture = self._folder / record["image"]
-        size_wh = _size_wh(picture, where)
-        parsed = [
-            _expression(expression, size_wh, f"{where}, expression {number}")
-            for number, expression in enumerate(record["expressions"], start=1)
-        ]
+    def example(self, line: Line) -> GroundingExample | None:
+        """The line's example; None if nothing of it can be used, which has been counted."""
+        record, where = line.record, line.where
+        try:
+            picture, size_wh = self._picture(record["image"], where)
+        except BadRecord as error:
+            self._report.handle(error, self._strict)
+            return None
+        parsed = []
+        for number, expression in enumerate(record["expressions"], start=1):
+            try:
+                parsed.append(_expression(expression, size_wh, f"{where}, expression {number}"))
+            except BadRecord as error:
+                self._report.handle(error, self._strict)
+        if not record["expressions"]:
+            message = f"{where}: expected at least one expression, got none"
+            self._report.handle(BadRecord("no expression", message), self._strict)
         if not parsed:
-            raise DataError(f"{where}: expected at least one expression, got none")
+            return None
         category_of = {box: category for _, box, category in parsed}
         ref_of = {box: next(self._ref_ids) for box in category_of}
         expressions = tuple(
             Expression(text, box, next(self._sent_ids), ref_of[box], category)
             for text, box, category in parsed
         )
-        absent = tuple(AbsentPhrase(text, next(self._sent_ids)) for text in _absent(record, where))
+        absent = tuple(AbsentPhrase(text, next(self._sent_ids)) for text in self._absent(record, where))
         boxes, categories = tuple(category_of), tuple(category_of.values())
-        return GroundingExample(picture, image_id, expressions, size_wh, boxes, categories, absent)
+        return GroundingExample(picture, line.image_id, expressions, size_wh, boxes, categories, absent)
+
+    def _picture(self, name: str, where: str) -> tuple[Path, tuple[int, int]]:
+        """The image's path, and its size from its header: the pixels stay unread."""
+        path = f"{self._folder}/{name}"
+        if "\\" in name and not os.path.isfile(path):  # written on Windows
+            path = path.replace("\\", "/")
+        try:
+            return Path(path), self._size_wh(path)
+        except DataError as error:
+            raise BadRecord("image not readable", f"{where}: expected the image {error}") from error
+
+    def _absent(self, record: Record, where: str) -> Iterable[str]:
+        """The phrases that fit nothing in the image, of a line that may name none."""
+        for text in record.get("absent", ()):
+            if WORDS.fits(text):
+                yield clean_text(text)
+            else:
+                message = f"{where}: expected a list of phrases under 'absent', got {shown(text)} in it"
+                self._report.handle(BadRecord("absent is not words", message), self._strict)
 
 
-def _absent(record: Record, where: str) -> list[str]:
-    """The phrases that fit nothing in the image, of a line that may name none."""
-    texts = record.get("absent", [])
-    if not isinstance(texts, list) or not all(isinstance(text, str) and clean_text(text) for text in texts):
-        raise DataError(f"{where}: expected a list of phrases under 'absent', got {texts!r}")
-    return [clean_text(text) for text in texts]
-
-
-def _size_wh(picture: Path, where: str) -> tuple[int, int]:
-    """Width and height from the image's header; its pixels stay unread."""
-    try:
-        with Image.open(picture) as opened:
-            return opened.size
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: expected the image {picture}, got: {error}") from error
-
-
-def _expression(
-    record: Any, size_wh: tuple[int, int], where: str
-) -> tuple[str, tuple[float, float, float, float], str]:
+def _expression(record: Any, size_wh: tuple[int, int], where: str) -> tuple[str, Box, str]:
     """Text, box (corners, pixels) and category of one expression."""
-    require_keys(record, ("text", "box_xyxy"), where)
-    text, box = record["text"], record["box_xyxy"]
-    if not isinstance(text, str) or not clean_text(text):
-        raise DataError(f"{where}: expected words under 'text', got {text!r}")
-    if not isinstance(box, list) or not all(isinstance(side, int | float) for side in box):
-        raise DataError(f"{where}: expected four numbers under 'box_xyxy', got {box!r}")
-    check_box(box, size_wh, where)
-    box_xyxy = clip_box(box, size_wh)
-    check_box(box_xyxy, size_wh, where)  # a sliver beside the image has no area left
-    return clean_text(text), box_xyxy, str(record.get("category") or "unknown")
+    check(record, EXPRESSION, where, OF_EXPRESSION)
+    box = fit_box(record["box_xyxy"], size_wh, where)
+    return clean_text(record["text"]), box, record.get("category") or "unknown"
 
 
 def write_jsonl(path: str | Path, examples: Iterable[GroundingExample]) -> None:

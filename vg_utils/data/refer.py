@@ -11,8 +11,6 @@ RefCOCOg has two partitions. `umd` (Nagaraja et al., 2016) is the default: no im
 
 from __future__ import annotations
 
-import logging
-import math
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,32 +20,37 @@ from typing import Any
 from vg_utils.data.examples import (
     AbsentPhrase,
     BadRecord,
+    Box,
     DataError,
     Expression,
     GroundingExample,
     Report,
-    check_box,
-    clip_box,
+    fit_box,
+    told,
 )
+from vg_utils.data.grefcoco import by_targets
+from vg_utils.data.records import BOX, TEXT, WHOLE, Fields, Record, all_fit, checked, shown
 from vg_utils.data.refer_files import (
     IMAGE_FOLDERS,
-    Record,
+    ImageFolders,
     annotation_folder,
     choose_partition,
-    find_picture,
+    images_by_split,
     picture_name,
     read_absent,
     read_instances,
     read_refs,
-    require_keys,
+    refs_file,
     split_names,
 )
+from vg_utils.data.splits import sharing
 from vg_utils.data.text import clean_text
 
-logger = logging.getLogger(__name__)
-
 UNKNOWN = "unknown"
-Box = tuple[float, float, float, float]
+SENTENCE, OF_SENTENCE = {"sent_id": WHOLE, "sent": TEXT}, {"family": TEXT}  # RefScenes' files know the family
+ANNOTATION = {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE}  # its box is checked where it is needed
+CATEGORY = {"id": WHOLE, "name": TEXT}
+IMAGE, OF_IMAGE = {"id": WHOLE}, {"file_name": TEXT}
 
 
 def load_refer(
@@ -65,7 +68,7 @@ def load_refer(
         root: the folder (see the module's text).
         split: `train`, `val`, `test` (RefCOCO and RefCOCO+: `testA`, `testB`).
         partition: `umd`, `google`, `unc`; None takes the only one there, or `umd` if it is among several.
-        strict: raise on the first bad record; else leave bad ones out, and count them in `report` or log it.
+        strict: raise on the first bad record; else leave bad ones out, and count them in `report` or warn.
         require_images: an image that is not there is a bad record. Off: only the annotations are wanted.
         report: filled with what was left out. Bad boxes of objects that nobody refers to are always left out.
 
@@ -74,18 +77,23 @@ def load_refer(
     """
     folder = annotation_folder(root)
     partition = choose_partition(folder, partition)
-    refs_path = folder / f"refs({partition}).p"
-    return build_examples(
-        read_instances(folder / "instances.json"),
-        read_refs(refs_path),
-        split,
-        [Path(root) / name for name in IMAGE_FOLDERS],
-        source=str(refs_path),
-        absent=read_absent(folder / f"absent({partition}).p"),
-        strict=strict,
-        require_images=require_images,
-        report=report,
-    )
+    refs_path = refs_file(folder, partition)
+    with told(report, refs_path, split) as report:
+        refs = read_refs(refs_path, strict, report)
+        absent = read_absent(folder / f"absent({partition}).p", strict, report)
+        if refs_path.suffix == ".json":
+            refs, absent = by_targets(refs, split, str(refs_path), report)
+        return build_examples(
+            read_instances(folder / "instances.json"),
+            refs,
+            split,
+            [Path(root) / name for name in IMAGE_FOLDERS],
+            source=str(refs_path),
+            absent=absent,
+            strict=strict,
+            require_images=require_images,
+            report=report,
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ def build_examples(
     absent: Sequence[Record] = (),
     strict: bool = True,
     require_images: bool = True,
-    report: Report | None = None,
+    report: Report,
 ) -> list[GroundingExample]:
     """Join references and annotations into examples; see `load_refer`, which reads both from files.
 
@@ -123,7 +131,6 @@ def build_examples(
         absent: as `read_absent` gives it, all splits of the partition.
         strict, require_images, report: see `load_refer`.
     """
-    told, report = report is not None, Report() if report is None else report
     by_image: dict[int, list[Record]] = defaultdict(list)
     for ref in _without_duplicates(refs, "ref_id", source, strict, report):
         if ref["split"] == split:
@@ -134,10 +141,15 @@ def build_examples(
 
     index = _build_index(instances, refs, strict, report)
     fitting_nothing = _absent_by_image(absent, split, by_image, source, strict, report)
-    builder = _Builder(index, fitting_nothing, image_folders, source, strict, require_images, report)
+    images = ImageFolders(image_folders)
+    sentences = [s for own in by_image.values() for ref in own for s in ref["sentences"]]
+    sentences += [phrase for phrases in fitting_nothing.values() for phrase in phrases]
+    fit = all_fit(sentences, SENTENCE, OF_SENTENCE)
+    builder = _Builder(
+        index, fitting_nothing, images, image_folders, source, strict, require_images, report, fit
+    )
     examples = [builder.example(image_id, by_image[image_id]) for image_id in sorted(by_image)]
-    if report.total and not told:  # who gave a report says it, once
-        logger.warning("%s, split %s: %s", source, split, report)
+    report.notes += sharing(split, by_image.keys(), images_by_split(refs))
     return [example for example in examples if example is not None]
 
 
@@ -178,23 +190,24 @@ def _absent_by_image(
 
 
 def _build_index(instances: Record, refs: Sequence[Record], strict: bool, report: Report) -> _Index:
-    def by_id(kind: str, keys: tuple[str, ...]) -> dict[int, Record]:
+    def by_id(kind: str, fields: Fields, optional: Fields | None = None) -> dict[int, Record]:
         where = f"instances.json, {kind}"
-        for record in instances[kind]:
-            require_keys(record, keys, where)
-        return {r["id"]: r for r in _without_duplicates(instances[kind], "id", where, strict, report)}
+        records = checked(instances[kind], fields, where, strict, report, optional)
+        return {r["id"]: r for r in _without_duplicates(records, "id", where, strict, report)}
 
-    annotations = by_id("annotations", ("id", "image_id", "bbox", "category_id"))
+    annotations = by_id("annotations", ANNOTATION)
     of_image: dict[int, list[Record]] = defaultdict(list)
     for annotation in annotations.values():
         of_image[annotation["image_id"]].append(annotation)
-    categories = {i: record["name"] for i, record in by_id("categories", ("id", "name")).items()}
+    categories = {i: record["name"] for i, record in by_id("categories", CATEGORY).items()}
     # Files made from the hub, or cut to a few images, list only objects that somebody refers to. Counting
     # their neighbours would call a crowded image empty, so such files leave the number of distractors open.
-    info = instances.get("info") or {}
+    info = instances.get("info")
     referred = {ref["ann_id"] for ref in refs}
-    lists_all = info.get("lists_all_objects", any(i not in referred for i in annotations))
-    images = by_id("images", ("id", "width", "height"))
+    lists_all = info.get("lists_all_objects") if isinstance(info, dict) else None
+    if not isinstance(lists_all, bool):
+        lists_all = any(i not in referred for i in annotations)
+    images = by_id("images", IMAGE, OF_IMAGE)
     return _Index(images, annotations, of_image, categories, referred, lists_all)
 
 
@@ -204,11 +217,13 @@ class _Builder:
 
     index: _Index
     absent: dict[int, list[Record]]
+    images: ImageFolders
     image_folders: Sequence[Path]
     source: str
     strict: bool
     require_images: bool
     report: Report
+    sentences_fit: bool  # asked of all at once: one by one takes a tenth of the reading
     sent_ids: set[int] = field(default_factory=set)
 
     def example(self, image_id: int, refs: list[Record]) -> GroundingExample | None:
@@ -220,31 +235,36 @@ class _Builder:
             self.report.handle(error, self.strict)
             return None
         size_wh = (record["width"], record["height"])
-        expressions = tuple(e for ref in refs for e in self._expressions(ref, size_wh, where))
+        boxes, faults = self._boxes(image_id, size_wh)
+        expressions = tuple(e for ref in refs for e in self._expressions(ref, boxes, faults, where))
         if not expressions:  # each of them has been counted
             return None
-        objects = list(self._objects(image_id, size_wh))
+        for ann_id, fault in faults.items():
+            if ann_id not in self.index.referred:  # else its reference has been counted
+                self.report.add(BadRecord(f"other object, {fault.reason}", str(fault)))
+        absent = self._sentences(self.absent.get(image_id, ()), f"{where}, absent")
         return GroundingExample(
             image=picture,
             image_id=image_id,
             expressions=expressions,
             size_wh=size_wh,
-            object_boxes_xyxy=tuple(box for box, _ in objects),
-            object_categories=tuple(category for _, category in objects),
-            absent=tuple(self._absent(image_id, where)),
+            object_boxes_xyxy=tuple(boxes.values()),
+            object_categories=tuple(self._category(self.index.annotations[ann_id]) for ann_id in boxes),
+            absent=tuple(AbsentPhrase(*phrase) for phrase in absent),
         )
 
     def _image_record(self, image_id: int, where: str) -> Record:
         record = self.index.images.get(image_id)
         if record is None:
             raise BadRecord("image without a record", f"{where}: expected its record in instances.json")
-        size_wh = (record["width"], record["height"])
-        if not all(isinstance(side, int) and side > 0 for side in size_wh):
-            raise BadRecord("image without a size", f"{where}: expected width and height, got {size_wh}")
+        size_wh = (record.get("width"), record.get("height"))
+        if not all(WHOLE.fits(side) and side > 0 for side in size_wh):
+            message = f"{where}: expected whole numbers of pixels as width and height, got {shown(size_wh)}"
+            raise BadRecord("image without a size", message)
         return record
 
     def _picture(self, image_id: int, record: Record, where: str) -> Path:
-        path = find_picture(self.image_folders, image_id, record.get("file_name"))
+        path = self.images.find(image_id, record.get("file_name"))
         if path is not None:
             return path
         if self.require_images:
@@ -252,32 +272,32 @@ class _Builder:
             raise BadRecord("image not found", f"{where}: expected {picture_name(image_id)} in {places}")
         return self.image_folders[0] / picture_name(image_id)
 
-    def _expressions(self, ref: Record, size_wh: tuple[int, int], where: str) -> Iterable[Expression]:
-        where = f"{where}, ref {ref['ref_id']}"
+    def _boxes(self, image_id: int, size_wh: tuple[int, int]) -> tuple[dict[int, Box], dict[int, BadRecord]]:
+        """The boxes of an image's objects by annotation, and the faults of those without a usable one."""
+        boxes, faults = {}, {}
+        for annotation in self.index.of_image.get(image_id, ()):
+            where = f"instances.json, image {image_id}, annotation {annotation['id']}"
+            try:
+                boxes[annotation["id"]] = corners(annotation.get("bbox"), size_wh, where)
+            except BadRecord as error:
+                faults[annotation["id"]] = error
+        return boxes, faults
+
+    def _expressions(
+        self, ref: Record, boxes: dict[int, Box], faults: dict[int, BadRecord], where: str
+    ) -> Iterable[Expression]:
+        ref_id, where = ref["ref_id"], f"{where}, ref {ref['ref_id']}"
         try:
             annotation = self._annotation(ref, where)
-            box_xyxy = corners(annotation["bbox"], size_wh, f"{where}, annotation {ref['ann_id']}")
+            if annotation["id"] in faults:
+                raise faults[annotation["id"]]
         except BadRecord as error:
             self.report.handle(error, self.strict)
             return
-        category, distractors = self._category(annotation), self._distractors(annotation)
-        for sentence in ref["sentences"]:
-            try:
-                text, sent_id = self._sentence(sentence, where)
-            except BadRecord as error:
-                self.report.handle(error, self.strict)
-                continue
-            family = sentence.get("family", "")  # RefScenes' files say of what kind a sentence is
-            yield Expression(text, box_xyxy, sent_id, ref["ref_id"], category, family, distractors)
-
-    def _absent(self, image_id: int, where: str) -> Iterable[AbsentPhrase]:
-        for phrase in self.absent.get(image_id, ()):
-            try:
-                text, sent_id = self._sentence(phrase, f"{where}, absent")
-            except BadRecord as error:
-                self.report.handle(error, self.strict)
-                continue
-            yield AbsentPhrase(text, sent_id, phrase.get("family", ""))
+        box_xyxy, category = boxes[annotation["id"]], self._category(annotation)
+        distractors = self._distractors(annotation)
+        for text, sent_id, family in self._sentences(ref["sentences"], where):
+            yield Expression(text, box_xyxy, sent_id, ref_id, category, family, distractors)
 
     def _annotation(self, ref: Record, where: str) -> Record:
         annotation = self.index.annotations.get(ref["ann_id"])
@@ -289,25 +309,20 @@ class _Builder:
             raise BadRecord("annotation of another image", message)
         return annotation
 
-    def _sentence(self, sentence: Any, where: str) -> tuple[str, int]:
-        require_keys(sentence, ("sent", "sent_id"), f"{where}, sentences")
-        sent_id = sentence["sent_id"]
-        text = clean_text(str(sentence["sent"] or ""))
-        if not text:
-            raise BadRecord("empty sentence", f"{where}, sentence {sent_id}: expected words")
-        if sent_id in self.sent_ids:
-            raise BadRecord("duplicate sent_id", f"{where}: sent_id {sent_id} comes twice")
-        self.sent_ids.add(sent_id)
-        return text, sent_id
-
-    def _objects(self, image_id: int, size_wh: tuple[int, int]) -> Iterable[tuple[Box, str]]:
-        for annotation in self.index.of_image.get(image_id, ()):
-            where = f"instances.json, image {image_id}, annotation {annotation['id']}"
-            try:
-                yield corners(annotation["bbox"], size_wh, where), self._category(annotation)
-            except BadRecord as error:
-                if annotation["id"] not in self.index.referred:  # else its reference has been counted
-                    self.report.add(BadRecord(f"other object, {error.reason}", where))
+    def _sentences(self, sentences: Iterable[Any], where: str) -> Iterator[tuple[str, int, str]]:
+        """Text, id and family of the sentences that can be used."""
+        if not self.sentences_fit:
+            sentences = checked(sentences, SENTENCE, where, self.strict, self.report, OF_SENTENCE)
+        for sentence in sentences:
+            text, sent_id = clean_text(sentence["sent"]), sentence["sent_id"]
+            if text and sent_id not in self.sent_ids:
+                self.sent_ids.add(sent_id)
+                yield text, sent_id, sentence.get("family", "")
+                continue
+            fault = ("duplicate sent_id", f"sent_id {sent_id} comes twice")
+            if not text:
+                fault = ("empty sentence", f"expected words, got {shown(sentence['sent'])}")
+            self.report.handle(BadRecord(fault[0], f"{where}, sentence {sent_id}: {fault[1]}"), self.strict)
 
     def _category(self, annotation: Record) -> str:
         return self.index.categories.get(annotation["category_id"], UNKNOWN)
@@ -325,21 +340,9 @@ def corners(bbox_xywh: Any, size_wh: tuple[int, int], where: str) -> Box:
     The one place where annotations change format.
 
     Raises:
-        BadRecord: not four finite numbers, no area (before or after the cut), or outside the image by more
-            than `examples.BOX_TOLERANCE_PX`.
+        BadRecord: not four finite numbers, or as `examples.fit_box` says.
     """
-    try:
-        x, y, width, height = (float(value) for value in bbox_xywh)
-        if not all(map(math.isfinite, (x, y, width, height))):
-            raise ValueError
-    except (TypeError, ValueError):
-        raise BadRecord("not a box", f"{where}: expected x, y, width, height, got {bbox_xywh!r}") from None
-    has_area = width > 0 and height > 0
-    try:
-        check_box((x, y, x + width, y + height), size_wh, where)
-        box_xyxy = clip_box((x, y, x + width, y + height), size_wh)
-        check_box(box_xyxy, size_wh, where)  # a sliver beside the image has no area left
-    except DataError as error:
-        reason = "box outside the image" if has_area else "box without area"
-        raise BadRecord(reason, str(error)) from None
-    return box_xyxy
+    if not BOX.fits(bbox_xywh):
+        raise BadRecord("not a box", f"{where}: expected x, y, width, height, got {shown(bbox_xywh)}")
+    x, y, width, height = bbox_xywh
+    return fit_box((x, y, x + width, y + height), size_wh, where)

@@ -7,21 +7,29 @@ splits are (`count_splits`) and whether they share images (`leakage`).
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from vg_utils.data.examples import DataError
+from vg_utils.data.examples import DataError, Report
+from vg_utils.data.plain_pickle import read_plain
+from vg_utils.data.records import LIST, TEXT, WHOLE, Kind, Record, checked, read_json
 from vg_utils.files import write_atomically
 
 DEFAULT_PARTITION = "umd"
-IMAGE_FOLDERS = ("images", "train2014", ".")
+# COCO's release of 2017 has the same images under other names; the third is where the API `refer` looks
+IMAGE_FOLDERS = ("images", "train2014", "images/mscoco/images/train2014", "train2017", ".")
 _SPLIT_ORDER = ("train", "val", "test", "testA", "testB")
-
-Record = dict[str, Any]
+REF = {"ref_id": WHOLE, "ann_id": WHOLE, "image_id": WHOLE, "split": TEXT, "sentences": LIST}
+TARGETS = Kind(
+    "whole numbers", lambda value: WHOLE.fits(value) or (LIST.fits(value) and all(map(WHOLE.fits, value)))
+)
+GENERAL_REF = REF | {"ann_id": TARGETS}
+ABSENT = {"sent_id": WHOLE, "image_id": WHOLE, "split": TEXT, "sent": TEXT}
 
 
 def annotation_folder(root: str | Path) -> Path:
@@ -34,8 +42,18 @@ def annotation_folder(root: str | Path) -> Path:
 
 
 def partitions(folder: Path) -> list[str]:
-    """Names of the partitions whose `refs(NAME).p` lie in the folder, sorted."""
-    return sorted(path.name[len("refs(") : -len(").p")] for path in folder.glob("refs(*).p"))
+    """Names of the partitions whose `refs(NAME).p` or `grefs(NAME).json` lie in the folder, sorted."""
+    names = {path.name[len("refs(") : -len(").p")] for path in folder.glob("refs(*).p")}
+    return sorted(
+        names | {path.name[len("grefs(") : -len(").json")] for path in folder.glob("grefs(*).json")}
+    )
+
+
+def refs_file(folder: Path, partition: str) -> Path:
+    """The file of a partition's references: `refs(PARTITION).p`, else gRefCOCO's `grefs(PARTITION).json`."""
+    return first_file([folder / f"refs({partition}).p", folder / f"grefs({partition}).json"]) or (
+        folder / f"refs({partition}).p"
+    )
 
 
 def choose_partition(folder: Path, partition: str | None = None) -> str:
@@ -57,82 +75,45 @@ def choose_partition(folder: Path, partition: str | None = None) -> str:
 
 def read_instances(path: Path) -> Record:
     """`instances.json` with its lists `images`, `annotations`, `categories`. Raises DataError if damaged."""
-    try:
-        instances = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: expected COCO's annotations as JSON, got: {error}") from error
+    instances = read_json(path, "COCO's annotations as JSON")
     for key in ("images", "annotations", "categories"):
         if not isinstance(instances, dict) or not isinstance(instances.get(key), list):
             raise DataError(f"{path}: expected an object with a list under {key!r}")
     return instances
 
 
-def read_refs(path: Path) -> list[Record]:
+def read_refs(path: Path, strict: bool = True, report: Report | None = None) -> list[Record]:
     """`refs(PARTITION).p`, a pickled list of dicts, read without running any code that it might hold.
 
+    Or gRefCOCO's `grefs(PARTITION).json`, where `ann_id` may be several, or -1 for none.
+
+    Args:
+        strict: raise on the first bad reference; else leave bad ones out and count them in `report`.
+
     Raises:
-        DataError: the file is missing or damaged, names a global, or is not a list of references.
+        DataError: the file is missing or damaged, names a global, is no list, or (strict) a bad reference.
     """
-    refs = _read_pickled(path, "references")
-    for position, ref in enumerate(refs):
-        _check_ref(ref, f"{path}, entry {position}")
-    return refs
+    general = path.suffix == ".json"
+    what = f"a {'JSON' if general else 'pickled'} list of references"
+    refs = read_json(path, what) if general else read_plain(path, what)
+    return checked(_list(refs, path, what), GENERAL_REF if general else REF, str(path), strict, report)
 
 
-def read_absent(path: Path) -> list[Record]:
+def read_absent(path: Path, strict: bool = True, report: Report | None = None) -> list[Record]:
     """`absent(PARTITION).p`, phrases that fit nothing in their image; an empty list if there is no file.
 
     Only RefScenes has such a file. It is read as `read_refs` reads its own.
-
-    Raises:
-        DataError: the file is damaged, names a global, or is not a list of such phrases.
     """
-    if not path.is_file():
+    if not path.exists():
         return []
-    phrases = _read_pickled(path, "absent phrases")
-    for position, phrase in enumerate(phrases):
-        where = f"{path}, entry {position}"
-        require_keys(phrase, ("image_id", "split", "sent_id", "sent"), where)
-        if not all(isinstance(phrase[key], int) for key in ("image_id", "sent_id")):
-            raise DataError(f"{where}: expected whole numbers as image_id, sent_id, got {phrase}")
-    return phrases
+    what = "a pickled list of absent phrases"
+    return checked(_list(read_plain(path, what), path, what), ABSENT, str(path), strict, report)
 
 
-def _read_pickled(path: Path, what: str) -> list:
-    """A pickled list of plain data; `what` names its content in error messages."""
-    try:
-        with path.open("rb") as file:
-            found = _PlainUnpickler(file, path).load()
-    except DataError:
-        raise
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise DataError(f"{path}: expected a pickled list of {what}, got: {error!r}") from error
+def _list(found: Any, path: Path, what: str) -> list:
     if not isinstance(found, list):
-        raise DataError(f"{path}: expected a pickled list of {what}, got {type(found).__name__}")
+        raise DataError(f"{path}: expected {what}, got {type(found).__name__}")
     return found
-
-
-def _check_ref(ref: Any, where: str) -> None:
-    ids = ("ref_id", "ann_id", "image_id")
-    require_keys(ref, (*ids, "split", "sentences"), where)
-    if not all(isinstance(ref[key], int) for key in ids) or not isinstance(ref["sentences"], list):
-        raise DataError(
-            f"{where}: expected whole numbers as {', '.join(ids)} and a list of sentences, got {ref}"
-        )
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds numbers, strings, lists and dicts only: whatever else a pickle asks for is refused."""
-
-    def __init__(self, file: BinaryIO, path: Path):
-        super().__init__(file, encoding="utf-8")  # the original files were written by Python 2
-        self._path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise DataError(f"{self._path}: expected plain data, refused the global {module}.{name}")
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise DataError(f"{self._path}: expected plain data, refused the persistent id {pid!r}")
 
 
 def write_refer(
@@ -162,26 +143,32 @@ def picture_name(image_id: int) -> str:
     return f"COCO_train2014_{image_id:012d}.jpg"
 
 
-def find_picture(folders: Iterable[Path], image_id: int, file_name: str | None = None) -> Path | None:
-    """The image under COCO's name in the first folder that has it, else under `file_name`, else None."""
-    names = [picture_name(image_id)] + ([file_name] if file_name else [])
-    return first_file(folder / name for folder in folders for name in names)
+class ImageFolders:
+    """Folders to look for images in, in this order, each listed once: thousands of images are looked for.
+
+    Args:
+        folders: those that are not there are passed over.
+    """
+
+    def __init__(self, folders: Iterable[Path]):
+        self._names = {folder: set(os.listdir(folder)) for folder in folders if folder.is_dir()}
+
+    def find(self, image_id: int, file_name: str | None = None) -> Path | None:
+        """The image of the first folder that has it, under COCO's name of 2014 or 2017 or `file_name`."""
+        names = [picture_name(image_id), f"{image_id:012d}.jpg"]
+        if file_name:
+            names += dict.fromkeys([file_name, file_name.replace("\\", "/")])
+        for folder, there in self._names.items():
+            for name in names:
+                if name in there or ("/" in name and os.path.isfile(folder / name)):
+                    return folder / name
+        return None
 
 
-def first_file(candidates: Iterable[Path]) -> Path | None:
+def first_file(candidates: Iterable[str | Path]) -> Path | None:
     """The first of the paths that is a file, else None."""
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def require_keys(record: Any, keys: Iterable[str], where: str) -> None:
-    """Raise a DataError unless the record is a dict with these keys."""
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: expected a dict, got {type(record).__name__}")
-    missing = [key for key in keys if key not in record]
-    if missing:
-        raise DataError(
-            f"{where}: expected the keys {', '.join(missing)}, got only {', '.join(map(str, record))}"
-        )
+    # `Path.is_file` raises where a name is too long
+    return next((Path(path) for path in candidates if os.path.isfile(path)), None)
 
 
 def split_names(refs: Iterable[Record]) -> list[str]:
@@ -193,7 +180,7 @@ def split_names(refs: Iterable[Record]) -> list[str]:
 def count_splits(root: str | Path, partition: str | None = None) -> dict[str, dict[str, int]]:
     """For each split the number of `refs`, `images` and `sentences`, from the references alone."""
     folder = annotation_folder(root)
-    refs = read_refs(folder / f"refs({choose_partition(folder, partition)}).p")
+    refs = read_refs(refs_file(folder, choose_partition(folder, partition)))
     counts = {}
     for name in split_names(refs):
         own = [ref for ref in refs if ref["split"] == name]
@@ -203,6 +190,14 @@ def count_splits(root: str | Path, partition: str | None = None) -> dict[str, di
             "sentences": sum(len(ref["sentences"]) for ref in own),
         }
     return counts
+
+
+def images_by_split(refs: Iterable[Record]) -> dict[str, set[int]]:
+    """The ids of the images that the references of each split are about."""
+    images: dict[str, set[int]] = defaultdict(set)
+    for ref in refs:
+        images[ref["split"]].add(ref["image_id"])
+    return images
 
 
 class Leakage(dict[str, dict[tuple[str, str], int]]):
@@ -227,10 +222,7 @@ def leakage(root: str | Path, partition: str | None = None) -> Leakage:
     names = [choose_partition(folder, partition)] if partition else partitions(folder)
     result = Leakage()
     for name in names:
-        refs = read_refs(folder / f"refs({name}).p")
-        images: dict[str, set[int]] = defaultdict(set)
-        for ref in refs:
-            images[ref["split"]].add(ref["image_id"])
-        pairs = combinations(split_names(refs), 2)
+        refs = read_refs(refs_file(folder, name))
+        images, pairs = images_by_split(refs), combinations(split_names(refs), 2)
         result[name] = {(first, second): len(images[first] & images[second]) for first, second in pairs}
     return result

@@ -23,6 +23,7 @@ from vg_utils.boxes import to_xyxy
 from vg_utils.data.batches import Batch, GroundingLoader, Tokenizer, whole_batch_loader
 from vg_utils.data.examples import DataError, GroundingExample
 from vg_utils.data.held import Phrases, Pictures, describe
+from vg_utils.data.images import wrong_size
 from vg_utils.data.transforms import (
     PADDING_RGB,
     EvalTransform,
@@ -132,10 +133,7 @@ class _Decoded(Dataset):
         example = self.examples[number]
         view = self.transform(example.image)
         if view.size_wh != tuple(example.size_wh):  # else every box of it would be silently wrong
-            raise DataError(
-                f"image {example.image_id} ({example.image}): expected an image of {example.size_wh} "
-                f"pixels (width, height) as its record states, got {view.size_wh}"
-            )
+            raise DataError(wrong_size(example, view.size_wh))
         return view.image
 
 

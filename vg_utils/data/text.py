@@ -59,6 +59,8 @@ def clean_text(text: str) -> str:
     Letters of every alphabet, digits and punctuation stay. Cleaning twice changes nothing more. The result is
     empty if nothing visible was there.
     """
+    if text.isascii():  # most are: nothing to compose or to take out
+        return " ".join(text.lower().split())
     text = unicodedata.normalize("NFC", text.translate(_INVISIBLE)).lower()
     # Lower-casing can decompose again (the Turkish dotted capital I does).
     return " ".join(unicodedata.normalize("NFC", text).split())

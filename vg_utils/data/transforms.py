@@ -5,8 +5,7 @@ the plain letterbox (see `boxes.py`), so boxes always go through `boxes.boxes_to
 `boxes_to_image`. Only the mirror image is not in them: after a flip the boxes are in pixels of the mirrored
 original.
 
-Boxes refer to the image as it is *stored*: COCO's annotations do, so an EXIF orientation is ignored here.
-Whoever wants a phone's image upright turns it before (`PIL.ImageOps.exif_transpose`).
+Boxes refer to the image as it is *seen*, turned upright as its EXIF note says (see `images.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +25,7 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import BoundingBoxFormat
 
 from vg_utils.boxes import letterbox, letterbox_size
-from vg_utils.data.examples import DataError, load_image
+from vg_utils.data.images import ImageSource, load_image, open_image, to_rgb, upright_size
 from vg_utils.data.text import swap_left_right
 
 __all__ = ["PADDING_RGB", "Decoded", "EvalTransform", "TrainTransform", "View", "decode"]
@@ -47,7 +45,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         picture: mode RGB.
-        size_wh: width and height of the original, which boxes refer to.
+        size_wh: width and height of the original (upright), which boxes refer to.
         shrink: original pixels for each pixel of `picture`: 1, 2, 4 or 8.
     """
 
@@ -74,30 +72,23 @@ class View(NamedTuple):
     size_wh: tuple[int, int]
 
 
-def decode(image: Path | str | Image.Image, size: int) -> Decoded:
+def decode(image: ImageSource, size: int) -> Decoded:
     """Read an image with at least the detail that a letterbox of `size` pixels can show.
 
     Args:
-        image: file of any format and mode that Pillow reads (grey, palette, CMYK and transparent ones become
-            RGB), or an image, which is only made RGB. JPEG files are decoded at a reduced scale if enough.
+        image: anything that `images.load_image` takes. JPEG files are decoded at a reduced scale if enough.
         size: side of the square in pixels that the image will be drawn into.
 
     Raises:
-        DataError: no such file, or one that does not decode, with its path.
+        DataError: nothing there, or nothing that decodes; it names the file.
     """
-    if isinstance(image, Image.Image):
-        return Decoded(load_image(image), image.size, 1)
-    try:
-        with Image.open(image) as opened:
-            size_wh = opened.size
-            wanted_wh = [math.ceil(side * DECODE_MARGIN) for side in letterbox_size(size_wh, size)]
-            drafted = opened.draft(None, tuple(wanted_wh))  # None unless the format can do it
-            shrink = round(size_wh[0] / drafted[1][2]) if drafted else 1
-            return Decoded(opened.convert("RGB"), size_wh, shrink)
-    except FileNotFoundError:
-        raise DataError(f"{image}: expected an image, found no such file") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{image}: expected an image that decodes, got: {error}") from error
+    with open_image(image) as opened:
+        size_wh, stored_width, drafted = upright_size(opened), opened.width, None
+        if opened is not image:  # a file, which may be decoded as it suits; None unless its format can do it
+            wanted_wh = [math.ceil(side * DECODE_MARGIN) for side in letterbox_size(opened.size, size)]
+            drafted = opened.draft(None, tuple(wanted_wh))
+        shrink = round(stored_width / drafted[1][2]) if drafted else 1
+        return Decoded(to_rgb(opened), size_wh, shrink)
 
 
 @dataclass(frozen=True)
@@ -108,7 +99,7 @@ class EvalTransform:
 
     def __call__(
         self,
-        image: Path | str | Image.Image,
+        image: ImageSource,
         boxes_xyxy: Tensor | None = None,
         texts: Sequence[str] = (),
         generator: torch.Generator | None = None,
@@ -148,7 +139,7 @@ class TrainTransform:
 
     def __call__(
         self,
-        image: Path | str | Image.Image,
+        image: ImageSource,
         boxes_xyxy: Tensor,
         texts: Sequence[str],
         generator: torch.Generator | None = None,
@@ -290,7 +281,7 @@ def crop_regions(image: Image.Image, boxes_xyxy: ArrayLike | Tensor, size: int) 
     boxes = torch.as_tensor(boxes_xyxy).detach().cpu().double().numpy()
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
         raise ValueError(f"expected (N, 4) finite boxes, got shape {boxes.shape}: {boxes[:3].tolist()}")
-    image = image.convert("RGB")
+    image = load_image(image)
     limit = np.array(image.size, dtype=float)
     top_left = np.clip(np.round(boxes[:, :2]), 0, limit - 1)  # (N, 2)
     bottom_right = np.clip(np.round(boxes[:, 2:]), top_left + 1, limit)  # (N, 2)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vg_utils.config import ModelConfig
-from vg_utils.data.examples import GroundingExample, load_image
+from vg_utils.data.examples import GroundingExample
+from vg_utils.data.images import load_image
 from vg_utils.data.transforms import crop_regions
 from vg_utils.models.backbones import Backbone, WeightsError, build_backbone
 from vg_utils.models.base import GroundingModel

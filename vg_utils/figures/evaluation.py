@@ -16,7 +16,8 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from vg_utils.data.examples import GroundingExample, load_image
+from vg_utils.data.examples import GroundingExample
+from vg_utils.data.images import load_image
 from vg_utils.evaluation.confidence import (
     FOUND_IOU,
     auroc,

@@ -254,6 +254,10 @@ class ClipTokenizer:
     def __call__(self, texts: Sequence[str]) -> Tensor:
         return tokenize(texts, trim=True)
 
+    def cuts(self, text: str) -> bool:
+        """Whether the end of the text is lost."""
+        return len(_tokenizer().encode(text)) > CONTEXT_LENGTH - 2
+
 
 def tokenize(texts: Sequence[str], trim: bool = False) -> Tensor:
     """CLIP's byte-pair tokens of the texts.

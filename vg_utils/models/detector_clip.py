@@ -20,7 +20,8 @@ from torchvision.transforms.v2 import functional as TF
 
 from vg_utils.boxes import boxes_to_model, to_xyxy
 from vg_utils.config import ModelConfig
-from vg_utils.data.examples import DataError, GroundingExample, load_image
+from vg_utils.data.examples import DataError, GroundingExample
+from vg_utils.data.images import load_image
 from vg_utils.data.text import clean_text
 from vg_utils.data.transforms import EvalTransform, crop_regions
 from vg_utils.models.backbones import Backbone, build_backbone

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from vg_utils.config import Config, ConfigError
 from vg_utils.data import DataError, GroundingExample, Report, load_examples
 from vg_utils.data.batches import Batch, GroundingDataset, GroundingLoader, make_loader
+from vg_utils.data.examples import one_line
 from vg_utils.data.resident import ResidentPictures
 from vg_utils.data.transforms import EvalTransform, TrainTransform
 from vg_utils.models.base import GroundingModel
@@ -20,6 +21,7 @@ from vg_utils.training.features import cache_features, feature_loader
 # Words that the text encoder may not know: beyond these, phrases differ in what is the same to it.
 UNKNOWN_SHARE, UNKNOWN_WORDS = 0.01, 20
 A_FEW = 3  # different ones are never too many
+NEVER_CUT = 75  # bytes: text encoders read so many tokens or more, and a token is a byte at least
 
 Examples = Sequence[GroundingExample]
 Loaders = tuple[GroundingLoader, GroundingLoader | Sequence[Batch]]  # to train on, to validate on
@@ -32,10 +34,10 @@ def load_split(config: Config, split: str) -> list[GroundingExample]:
         DataError: no image of the split can be used, or as `load_examples` says.
     """
     data, report = config.data, Report()
-    examples = load_examples(data.root, split, data.partition or None, data.strict, report)
+    examples = load_examples(data.root, split, data.partition or None, data.strict, report, check_images=True)
     if not examples:
         raise DataError(f"{data.root}: no usable expression in split {split!r} ({report})")
-    if report.total and os.environ.get("RANK", "0") == "0":  # once, whatever the number of processes
+    if report.worth_saying and os.environ.get("RANK", "0") == "0":  # once, whatever the number of processes
         print(f"{data.root}, {split}: {report}")
     return examples[: data.limit_images] if data.limit_images else examples
 
@@ -58,6 +60,7 @@ def make_loaders(
         DataError: a split without images.
     """
     check_splits(config, model, train, val)
+    say_cut(config, model, examples_of(train))
     if isinstance(val, ResidentPictures):
         if accelerator.num_processes > 1:
             raise ConfigError("expected one process for images that are resident already, got several")
@@ -113,6 +116,17 @@ def check_words(config: Config, model: GroundingModel, train: Examples) -> None:
         f"{config.data.root}: expected phrases in words that the text encoder {config.model.clip.name} "
         f"knows, got {len(unknown):,} others, {share:.0%} of all ({some}, ...): train with --preset photos"
     )
+
+
+def say_cut(config: Config, model: GroundingModel, train: Examples) -> None:
+    """Print how many phrases are longer than the text encoder reads, and the first of them."""
+    texts = [phrase.text for example in train for phrase in (*example.expressions, *example.absent)]
+    cut = [text for text in texts if len(text.encode()) > NEVER_CUT and model.tokenizer.cuts(text)]
+    if cut and os.environ.get("RANK", "0") == "0":
+        print(
+            f"{config.data.root}: {len(cut)} of {len(texts)} phrases are longer than the text encoder reads, "
+            f"their ends are lost (first: {one_line(cut[0], 300)})"
+        )
 
 
 def _file_loaders(config: Config, model: GroundingModel, train: Examples, val: Examples) -> Loaders:

@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from vg_utils.data.examples import DataError
+from vg_utils.data.images import open_image, to_rgb, upright_size
 
 # Lightness L, chroma C and hue h in degrees, which may pass 360: (L from, to, C from, to, h from, to) of what
 # everybody would call by the name, and of what somebody might.
@@ -66,20 +66,14 @@ def read_pixels(path: Path, size_wh: tuple[int, int]) -> np.ndarray:
     Raises:
         DataError: no image that decodes, or one of another size than the annotations say.
     """
-    try:
-        with Image.open(path) as image:
-            if image.size != tuple(size_wh):
-                raise DataError(
-                    f"{path}: expected {size_wh[0]}x{size_wh[1]} pixels, got {image.width}x{image.height}"
-                )
-            image.draft("RGB", (READ_SIDE, READ_SIDE))
-            pixels = image.convert("RGB")
-            if max(pixels.size) > 3 * READ_SIDE:
-                pixels.thumbnail((2 * READ_SIDE, 2 * READ_SIDE))
-    except DataError:
-        raise
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: expected an image that decodes, got: {error}") from error
+    with open_image(path) as image:
+        if upright_size(image) != tuple(size_wh):
+            width, height = upright_size(image)
+            raise DataError(f"{path}: expected {size_wh[0]}x{size_wh[1]} pixels, got {width}x{height}")
+        image.draft("RGB", (READ_SIDE, READ_SIDE))
+        pixels = to_rgb(image)
+        if max(pixels.size) > 3 * READ_SIDE:
+            pixels.thumbnail((2 * READ_SIDE, 2 * READ_SIDE))
     return codes_of(np.asarray(pixels))
 
 

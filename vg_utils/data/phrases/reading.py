@@ -11,7 +11,8 @@ from pathlib import Path
 from vg_utils.data.examples import DataError
 from vg_utils.data.phrases import lexicon
 from vg_utils.data.phrases.making import Picture
-from vg_utils.data.refer_files import Record, find_picture, require_keys
+from vg_utils.data.records import Record, require_keys
+from vg_utils.data.refer_files import ImageFolders
 
 LEAST_OF_A_SOURCE = 20  # images: fewer with a like name are no data set of their own
 
@@ -55,13 +56,13 @@ def read_pictures(records: Record, path: Path, images: Path, captions: dict[int,
         ids.add(record["id"])
         of_image[record["image_id"]].append(record)
     known = annotated_classes(records["images"], of_image, names)
-    pictures = []
+    pictures, folders = [], ImageFolders([images])
     for record in sorted(records["images"], key=lambda record: record["id"]):
         image_id, where = record["id"], f"{path}, image {record['id']}"
         size_wh = record["width"], record["height"]
         if not all(isinstance(side, int) and side > 0 for side in size_wh) or not isinstance(image_id, int):
             raise DataError(f"{where}: expected a whole id, width and height, got {record}")
-        found = find_picture([images], image_id, record.get("file_name"))
+        found = folders.find(image_id, record.get("file_name"))
         if found is None:
             raise DataError(f"{where}: expected {record.get('file_name')} in {images}, found no such image")
         own = [each for each in of_image[image_id] if check_bbox(each, size_wh, where)]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +18,9 @@ from tqdm import tqdm
 from vg_utils.data.examples import DataError
 from vg_utils.data.phrases.making import Made, Picture, make
 from vg_utils.data.phrases.reading import class_weights, known_weights, read_captions, read_pictures
-from vg_utils.data.refer_files import Record, read_instances, write_refer
+from vg_utils.data.records import Record
+from vg_utils.data.refer_files import read_instances, write_refer
+from vg_utils.data.splits import divide
 from vg_utils.files import write_atomically
 from vg_utils.processes import end_with_parent
 
@@ -108,7 +109,8 @@ def make_phrases(
     weights = class_weights(pictures)
     made = list(make_all(pictures, seed, weights, processes, progress))
     names = {picture.image_id: picture.path.name for picture in pictures}
-    splits = split_pictures({each.image_id: names[each.image_id] for each in made if each.phrases})
+    split_by_name = divide((names[each.image_id] for each in made if each.phrases), HELD_OUT)
+    splits = {each.image_id: split_by_name[names[each.image_id]] for each in made if each.phrases}
     summary = Summary(root)
     out, refs, absent = to_records(records, made, splits, made_with, summary)
     if not refs:
@@ -157,22 +159,6 @@ def make_all(
             for chunk in pool.map(work, chunks):
                 yield from chunk
                 bar.update(len(chunk))
-
-
-def split_of(file_name: str) -> str:
-    """The split of an image, told by its name alone: more images, or another seed, move none of them."""
-    place = zlib.crc32(file_name.encode()) % 100
-    return "test" if place < HELD_OUT else "val" if place < 2 * HELD_OUT else "train"
-
-
-def split_pictures(file_names: Mapping[int, str]) -> dict[int, str]:
-    """A split for each image, by its name; of three images or more, one at least in each split."""
-    splits = {number: split_of(name) for number, name in file_names.items()}
-    for split in ("val", "test") if len(splits) > 2 else ():
-        if split not in splits.values():
-            training = [number for number in splits if splits[number] == "train"]
-            splits[min(training, key=lambda number: zlib.crc32(file_names[number].encode()))] = split
-    return splits
 
 
 def to_records(

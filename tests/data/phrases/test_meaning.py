@@ -24,7 +24,9 @@ def made():
 def mirrored(objects: Objects) -> Objects:
     x1, y1, x2, y2 = objects.boxes.T
     boxes = np.stack([1 - x2, y1, 1 - x1, y2], 1)
-    return Objects(boxes, objects.categories, objects.aspect, people=objects.people, known=objects.known)
+    other = Objects(boxes, objects.categories, objects.aspect, people=objects.people, known=objects.known)
+    other.told = objects.told
+    return other
 
 
 def test_every_phrase_means_exactly_its_object(made):

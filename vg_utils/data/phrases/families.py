@@ -16,10 +16,12 @@ from vg_utils.data.phrases.colors import NAMES, SKIN
 from vg_utils.data.phrases.meaning import Meaning, execute, only_one
 from vg_utils.data.phrases.objects import Objects, members
 from vg_utils.data.phrases.relations import INVERSE, related
+from vg_utils.data.phrases.told import POSTURES, mentions_class, told_of
 
 SMALL = 0.004  # share of the image: below, nobody means it
 SIZED = 0.01  # likewise: below, nobody compares its size
 MOST_RELATIONS = 5  # that are looked at for an object
+PICKS, MOST_TOLD = ("place", "order", "size", "depth", "interaction", "color"), 6  # that more is told with
 INTERACTIONS = ("holding", "wearing", "riding", "sitting on")
 SPATIAL = ("left of", "right of", "above", "below", "next to", "behind", "in front of", "on")
 
@@ -76,7 +78,7 @@ def by_order(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
     if objects.categories[i] in lexicon.CLUTTER:
         return
     word = noun(objects, i, random)
-    rivals = members(objects.named(word[1], word[0] == "all").maybe)
+    rivals = members(objects.named(word[1], among=word[0]).maybe)
     if not 3 <= len(rivals) <= 6:
         return
     left = sum(objects.x[j] < objects.x[i] for j in rivals)
@@ -191,6 +193,33 @@ def combined(
         yield (noun(objects, i, random), *pair)
 
 
+def told_too(
+    objects: Objects, i: int, random: Random, proposed: dict[str, list[Meaning]]
+) -> Iterator[Meaning]:
+    """What picks the object, and what captions tell of it or of all of its class: "the giraffe on the right
+    standing in the grass"."""
+    texts = told_of(objects, i)
+    if not texts:
+        return
+    picks = [m for family in PICKS for m in proposed[family] if len(m) == 2 and only_one(m, objects) == i]
+    for meaning in random.sample(picks, min(MOST_TOLD, len(picks))):
+        fitting = [text for text in texts if not says_again(meaning[1], text)]
+        if fitting:
+            yield (*meaning, ("told", random.choice(fitting)))
+
+
+def says_again(part: tuple, text: str) -> bool:
+    """Whether the text tells what the filter says."""
+    kind, *values = part
+    if kind == "color":
+        return f" {values[1]} " in text
+    if kind == "relation" and values[0] in ("sitting on", "riding") and not POSTURES.isdisjoint(text.split()):
+        return True
+    return kind == "relation" and mentions_class(
+        text, lexicon.class_of_word(values[1][0][1]) or values[1][0][1]
+    )
+
+
 FAMILIES: dict[str, Callable[[Objects, int, Random], Iterator[Meaning]]] = {
     "name": by_name,
     "place": by_place,
@@ -206,5 +235,6 @@ FAMILIES: dict[str, Callable[[Objects, int, Random], Iterator[Meaning]]] = {
 def propose(objects: Objects, i: int, random: Random) -> dict[str, list[Meaning]]:
     """For each family what might be said of the object, without doubles; not proved yet."""
     proposed = {family: list(dict.fromkeys(rule(objects, i, random))) for family, rule in FAMILIES.items()}
+    proposed["description"] = list(dict.fromkeys(told_too(objects, i, random, proposed)))
     proposed["combination"] = list(dict.fromkeys(combined(objects, i, random, proposed)))
     return proposed

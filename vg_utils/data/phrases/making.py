@@ -18,10 +18,12 @@ from vg_utils.data.phrases.families import propose
 from vg_utils.data.phrases.meaning import Meaning, execute, only_one
 from vg_utils.data.phrases.objects import Objects
 from vg_utils.data.phrases.people import prove_people
+from vg_utils.data.phrases.told import tell
 from vg_utils.data.phrases.wording import say
 
 MEANT_AREA, LEAST_AREA, LEAST_SIDE = 0.01, 0.003, 0.03  # shares of the image: below, few and no phrases
-PER_OBJECT, PER_PERSON, PER_SMALL, PER_PICTURE = 12, 9, 2, 48
+PER_OBJECT, PER_PERSON, PER_SMALL, PER_PICTURE = 14, 12, 2, 64
+CAPTIONS = 10  # phrases of an object that are taken from captions
 LEAST_PHRASES, MOST_WAYS = 6, 4  # of an object, if it has them; in which one meaning is put into words
 CROWDED = 10  # so many of a class: data sets stop listing them one by one
 PRESENT_PER_ABSENT = 2.5
@@ -111,6 +113,7 @@ def look_at(picture: Picture, words: Sequence[list[str]]) -> Objects:
         objects.measured = measure(read_pixels(picture.path, picture.size_wh), boxes, person, colored)
     objects.people = prove_people(words, objects)
     objects.cache.clear()  # words for people were asked before it was known who they are
+    objects.told = tell(words, objects)
     return objects
 
 
@@ -118,14 +121,14 @@ def present(objects: Objects, words: Sequence[list[str]], random: Random, left_o
     """Phrases of the image's objects, at most `PER_PICTURE`, spread over objects and families."""
     kept: dict[int, list[Phrase]] = {i: [] for i in range(len(objects))}
     if words:
-        for i, text, meaning in captions.phrases(words, objects):
+        for i, text, meaning in captions.phrases(words, objects, random):
             if text not in [phrase.text for phrase in kept[i]]:
                 kept[i].append(Phrase(text, "caption", meaning, i))
     for i in range(len(objects)):
         limit = room(objects, i, left_out)
         own = kept[i] if limit else []
         random.shuffle(own)
-        kept[i] = own[: (limit + 1) // 2] + of_object(objects, i, random, limit, left_out)
+        kept[i] = own[:CAPTIONS] + of_object(objects, i, random, limit, left_out)
     texts = Counter(phrase.text for own in kept.values() for phrase in own)
     order = sorted(kept, key=lambda i: -objects.areas[i])
     found: list[Phrase] = []

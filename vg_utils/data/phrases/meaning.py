@@ -1,7 +1,8 @@
 """What a phrase means: a noun and filters, applied in order to the objects of an image.
 
 A meaning is plain data: `(noun, filter, filter ...)`. The noun is `("main", word)`, the large objects that
-the word may mean, or `("all", word)`. Each filter is a tuple of its kind and values:
+the word may mean, `("all", word)`, or `("chief", word)`, the one that dwarfs all others. Each filter is a
+tuple of its kind and values:
 
     ("color", part, name)        part is "whole", "top", "bottom", "any" (whatever somebody wears)
     ("side", name)               in the left, right, middle, top or bottom of the image
@@ -12,6 +13,7 @@ the word may mean, or `("all", word)`. Each filter is a tuple of its kind and va
     ("relation", name, meaning)  stands in a relation to something that fits another meaning
     ("nearest", meaning)         nearer to it than all others of those left over so far
     ("other", name)              of exactly two, the one that stands in a relation to the other
+    ("told", text)               of whom a caption says so; it may be true of everybody else
 
 A phrase is kept if exactly one object may fit its meaning and that one fits for certain; an absent phrase, if
 no object may fit.
@@ -42,7 +44,7 @@ def execute(meaning: Meaning, objects: Objects) -> Fit:
             fit = execute(tuple(before), objects)
             found = FILTERS[kind](objects, fit, *values) if fit.maybe else NOTHING
         else:
-            found = objects.named(values[0], everyone=kind == "all")
+            found = objects.named(values[0], among=kind)
         objects.cache[meaning] = found
     return found
 
@@ -231,6 +233,10 @@ def by_other(objects: Objects, fit: Fit, name: str) -> Fit:
     return Fit(sure, maybe)
 
 
+def by_told(objects: Objects, fit: Fit, text: str) -> Fit:
+    return Fit(fit.sure & objects.told.get(text, 0), fit.maybe)
+
+
 FILTERS = {
     "color": by_color,
     "side": by_side,
@@ -241,4 +247,5 @@ FILTERS = {
     "relation": by_relation,
     "nearest": by_nearest,
     "other": by_other,
+    "told": by_told,
 }

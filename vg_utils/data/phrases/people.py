@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from vg_utils.data.phrases import lexicon
 from vg_utils.data.phrases.caption_words import (
+    ARTICLES,
     BOY,
     CHILD,
     CHILDREN,
@@ -62,18 +64,37 @@ def each_of_several(captions: Sequence[list[str]], objects: Objects) -> dict[str
     """The kinds of people whom at least two captions tell apart by what they hold, ride or wear."""
     votes: dict[int, list[str]] = {}
     for words in captions:
-        found = subject(words, (lexicon.PERSON,))
-        if found is not None:
-            i = only_one((("main", lexicon.PERSON), *filters(words[found[0] :])), objects)
+        for noun_phrase, rest in people_named(words):
+            i = only_one((("main", lexicon.PERSON), *filters(rest)), objects)
             if i is not None:
-                votes.setdefault(i, []).append(kind_of(words[: found[0]]))
+                votes.setdefault(i, []).append(kind_of(noun_phrase))
     kinds: dict[str, int] = {}
     for i, said in votes.items():
         named = {kind for kind in said if kind}
         if len(named) == 1 and len(said) - said.count("") >= 2:
             kind = named.pop()
             kinds[kind] = kinds.get(kind, 0) | 1 << i
-    return kinds
+    return kinds | the_other(captions, objects, kinds)
+
+
+def people_named(words: list[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """The people of a caption, each as its noun phrase and what is said of it, up to the next one."""
+    starts = [k for k, word in enumerate(words) if word in ARTICLES and subject(words[k:], (lexicon.PERSON,))]
+    for k, following in pairwise((*starts, len(words))):
+        end = k + subject(words[k:], (lexicon.PERSON,))[0]
+        yield words[k:end], words[end:following]
+
+
+def the_other(captions: Sequence[list[str]], objects: Objects, kinds: dict[str, int]) -> dict[str, int]:
+    """Of exactly two people, the one who is not the man (the woman), where two captions speak of both."""
+    sure, maybe = objects.named(lexicon.PERSON)
+    both = sum(sum(word in MALE for word in c) == 1 == sum(word in FEMALE for word in c) for c in captions)
+    if sure != maybe or sure.bit_count() != 2 or both < 2 or len(kinds) != 1:
+        return {}
+    (kind, whom), others = next(iter(kinds.items())), {"man": "woman", "woman": "man"}
+    others = others if whom.bit_count() == 1 else {}
+    alone = not any((BOY | GIRL | CHILD | CHILDREN | MEN | WOMEN).intersection(c) for c in captions)
+    return {others[kind]: sure & ~whom} if kind in others and alone else {}
 
 
 def kind_of(noun_phrase: list[str]) -> str:

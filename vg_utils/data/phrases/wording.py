@@ -170,9 +170,11 @@ def say(
             before.append(pre)
         else:
             after.append(post)
-            hangs.append(kind == "relation")
+            hangs.append({"relation": 1, "told": 2}.get(kind, 0))
     # What leans on another thing comes last, or its place would be taken for that thing's.
-    after = [post for last in (False, True) for post, own in zip(after, hangs, strict=True) if own is last]
+    if 1 in hangs and 2 in hangs and random.random() < 0.7:
+        join_doings(after, hangs.index(1), hangs.index(2))
+    after = [post for _, post in sorted(zip(hangs, after, strict=True), key=lambda pair: pair[0])]
     if kind_is(filters, "color") and len(filters) > 1:
         before.sort(key=lambda word: word in COLOR_WORDS)
     if (
@@ -195,6 +197,13 @@ def say(
     if determiner == "a" and word in (*lexicon.PLURAL_CLASSES, "luggage"):
         determiner = ""
     return with_determiner(determiner, words)
+
+
+def join_doings(after: list[str], first: int, second: int) -> None:
+    """ "holding an umbrella and standing in the rain", where both are what somebody does."""
+    does = after[first].removeprefix("who is ").split()[0].endswith("ing")
+    if does and after[second].split()[0].endswith("ing"):
+        after[second] = f"and {after[second]}"
 
 
 NO_LINK = ("with", "of", "{}", "a ", "the ", "an ", "person is")
@@ -328,6 +337,14 @@ def say_other(values: list, word: str, random: Random) -> tuple[str, str]:
     return "", f"{chosen} the other {random.choice((word, word, 'one'))}"
 
 
+def say_told(values: list, word: str, random: Random) -> tuple[str, str]:
+    text = values[0]
+    if text.split()[0].endswith("ing") and random.random() < 0.3:
+        person = lexicon.class_of_word(word) == lexicon.PERSON or word == lexicon.PERSON
+        text = ("who is " if person else random.choice(("that is ", "which is "))) + text
+    return "", text
+
+
 WAYS = {
     "color": say_color,
     "side": say_side,
@@ -338,4 +355,5 @@ WAYS = {
     "relation": say_relation,
     "nearest": say_nearest,
     "other": say_other,
+    "told": say_told,
 }

@@ -20,7 +20,8 @@ from vg_utils.data.phrases.told import POSTURES, mentions_class, told_of
 
 SMALL = 0.004  # share of the image: below, nobody means it
 SIZED = 0.01  # likewise: below, nobody compares its size
-MOST_RELATIONS = 5  # that are looked at for an object
+MOST_RELATIONS, MOST_COMBINED = 6, 8  # that are looked at for an object
+PLACES = ("place", "order", "depth")
 PICKS, MOST_TOLD = ("place", "order", "size", "depth", "interaction", "color"), 6  # that more is told with
 INTERACTIONS = ("holding", "wearing", "riding", "sitting on")
 SPATIAL = ("left of", "right of", "above", "below", "next to", "behind", "in front of", "on")
@@ -84,8 +85,10 @@ def by_order(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
     left = sum(objects.x[j] < objects.x[i] for j in rivals)
     right = len(rivals) - 1 - left
     for number, direction in ((left, "left"), (right, "right")):
-        if 1 <= number <= 2:
+        if 1 <= number <= 3:
             yield (word, ("rank", number + 1, direction))
+    if left == right == 1:
+        yield (word, ("inner",))
 
 
 def by_size(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
@@ -118,8 +121,10 @@ def by_relation(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
     near = [j for j, gap in enumerate(objects.gaps[i]) if gap < 0.15 and j != i]
     pairs += [("nearest", j) for j in random.sample(near, min(2, len(near)))]
     for name, j in random.sample(pairs, min(MOST_RELATIONS, len(pairs))):
-        anchor = described(objects, j, random) if objects.categories[j] != objects.categories[i] else None
-        if anchor is not None:
+        anchor = described(objects, j, random)
+        alike = objects.categories[j] == objects.categories[i]
+        # "The man next to the man in red", never "the boat left of the boat on the right".
+        if anchor is not None and (not alike or anchor[1:] and anchor[1][0] not in ("side", "most")):
             part = ("nearest", anchor) if name == "nearest" else ("relation", name, anchor)
             yield (noun(objects, i, random), part)
     yield (
@@ -133,23 +138,34 @@ def described(objects: Objects, j: int, random: Random) -> Meaning | None:
     if objects.areas[j] < SMALL or objects.crowd >> j & 1:
         return None
     anchor: Meaning = (noun(objects, j, random),)
-    if only_one(anchor, objects) != j:
-        more = (*colors_of(objects, j), ("side", "left"), ("side", "right"), ("most", "front"))
-        anchor = (*anchor, random.choice(more))
-    return anchor if only_one(anchor, objects) == j else None
+    alone = only_one(anchor, objects) == j
+    if not alone or random.random() < 0.3:
+        more = [*colors_of(objects, j), ("side", "left"), ("side", "right")]
+        more += [("most", "front")] if objects.categories[j] in lexicon.GROUNDED else []
+        if objects.categories[j] == lexicon.PERSON:
+            more += [("relation", name, anchor) for name, anchor in used(objects, j, random)]
+        richer = (*anchor, random.choice(more))
+        if only_one(richer, objects) == j:
+            return richer
+    return anchor if alone else None
 
 
-def by_interaction(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
+def used(objects: Objects, i: int, random: Random) -> Iterator[tuple[str, Meaning]]:
+    """What a person holds, wears, rides and sits on; of a thing, by whom it is held and so on."""
     person = objects.categories[i] == lexicon.PERSON
-    names = INTERACTIONS if person else [INVERSE + name for name in (*INTERACTIONS, "on")]
-    for name in names:
+    for name in INTERACTIONS if person else [INVERSE + name for name in (*INTERACTIONS, "on")]:
         found = members(related(objects, opposite(name))[0][i])
         for j in random.sample(found, min(2, len(found))):
             anchor: Meaning = (("all", some_word(objects, j, random)),)
             if random.random() < 0.25 and (colors := colors_of(objects, j)):
                 anchor = (*anchor, random.choice(colors))
-            said = "having" if name in ("holding", "wearing") and random.random() < 0.15 else name
-            yield (noun(objects, i, random), ("relation", said, anchor))
+            yield name, anchor
+
+
+def by_interaction(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
+    for name, anchor in used(objects, i, random):
+        said = "having" if name in ("holding", "wearing") and random.random() < 0.15 else name
+        yield (noun(objects, i, random), ("relation", said, anchor))
 
 
 def opposite(name: str) -> str:
@@ -181,16 +197,29 @@ def by_color(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
 def combined(
     objects: Objects, i: int, random: Random, proposed: dict[str, list[Meaning]]
 ) -> Iterator[Meaning]:
-    """Two filters of other families: colour and place, what somebody holds and place."""
-    found = colors_of(objects, i)
-    places = [part for _, part in proposed["place"] if part[0] == "side" and part[1] not in ("top", "bottom")]
-    does = [part for _, part in proposed["interaction"] if len(part[2]) == 1]
+    """Two filters of other families, sometimes three: colour and place, what somebody holds and place.
+
+    Never two places: "the left person on the right of the bus" is nobody's way to speak.
+    """
+    colors = colors_of(objects, i)
+    places = [
+        part for family in PLACES for _, part in proposed[family] if part[1:] not in (("top",), ("bottom",))
+    ]
+    does = [part for _, part in proposed["interaction"]]
     stands = [part for _, part in proposed["relation"] if part[0] == "relation" and len(part[2]) == 1]
-    # Never two places: "the left person on the right of the bus" is nobody's way to speak.
-    pairs = [(one, two) for one in found for two in (*places, *does[:2], *stands[:1])]
-    pairs += [(one, two) for one in places for two in does[:2]]
-    for pair in random.sample(pairs, min(4, len(pairs))):
-        yield (noun(objects, i, random), *pair)
+    beside = [part for part in stands if part[1] in ("next to", "behind", "in front of", "on")]
+    sets = [(one, two) for one in colors for two in (*does[:2], *stands[:1])]
+    sets += [(one, place) for place in places for one in (*colors, *does[:2], *beside[:1])]
+    sets += [(color, one, place) for color in colors for one in does[:1] for place in places[:2]]
+    wanted = MOST_COMBINED if objects.categories[i] == lexicon.PERSON else MOST_COMBINED // 2
+    for parts in random.sample(sets, min(wanted, len(sets))):
+        word = noun(objects, i, random)
+        for one, other in (parts, (parts[-1], *parts[:-1])), ((parts[-1], *parts[:-1]), parts):
+            # "The second man from the left in red" may mean the second of those in red, or the second who is
+            # in red: it is said where nobody else may be meant either way.
+            if only_one((word, *one), objects) == i and execute((word, *other), objects).maybe in (0, 1 << i):
+                yield (word, *one)
+                break
 
 
 def told_too(

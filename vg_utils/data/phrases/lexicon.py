@@ -188,6 +188,7 @@ AIRBORNE = (
 )
 STACKED = ("tv", "laptop", "keyboard", "microwave", "oven", "refrigerator", "sink", "vase", "book", "toaster")
 ANIMALS = GROUPS["animal"]
+LARGE_ANIMALS = ("horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
 VEHICLES = ("car", "truck", "bus", "train", "motorcycle", "bicycle", "boat")
 GROUNDED = (PERSON, *ANIMALS, *VEHICLES)  # stand on the ground, and are of one size: a small one is far away
 COLORED = (  # classes whose own colour fills the middle of their box

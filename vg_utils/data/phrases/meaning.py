@@ -9,6 +9,7 @@ tuple of its kind and values:
     ("corner", level, side)      in the top or bottom, left or right of it
     ("most", direction)          farther in a direction than all others of those left over so far
     ("rank", k, direction)       the k-th from a side, of those left over so far
+    ("inner",)                   of exactly three in a row, the one between the others
     ("pair", side)               of exactly two, the one on that side
     ("relation", name, meaning)  stands in a relation to something that fits another meaning
     ("nearest", meaning)         nearer to it than all others of those left over so far
@@ -185,6 +186,10 @@ def by_rank(objects: Objects, fit: Fit, rank: int, direction: str) -> Fit:
     return Fit(0, fit.maybe)
 
 
+def by_inner(objects: Objects, fit: Fit) -> Fit:
+    return by_rank(objects, fit, 2, "left") if fit.sure.bit_count() == 3 else Fit(0, fit.maybe)
+
+
 def by_pair(objects: Objects, fit: Fit, side: str) -> Fit:
     if fit.maybe.bit_count() != 2 or fit.sure != fit.maybe:
         return Fit(0, fit.maybe) if fit.maybe.bit_count() > 1 else by_side(objects, fit, side)
@@ -243,6 +248,7 @@ FILTERS = {
     "corner": by_corner,
     "most": by_most,
     "rank": by_rank,
+    "inner": by_inner,
     "pair": by_pair,
     "relation": by_relation,
     "nearest": by_nearest,

@@ -85,7 +85,16 @@ def on(objects: Objects) -> Tables:
     _, _, _, bottom = objects.boxes.T
     y1, y2 = objects.boxes[:, 1], objects.boxes[:, 3]
     inside = objects.intersection / objects.area[:, None]
-    thing = ~of_classes(objects, (lexicon.PERSON, *lexicon.SUPPORTS, "tie", "backpack", "tv"))
+    never = (
+        lexicon.PERSON,
+        *lexicon.SUPPORTS,
+        *lexicon.VEHICLES,
+        *lexicon.LARGE_ANIMALS,
+        "tie",
+        "backpack",
+        "tv",
+    )
+    thing = ~of_classes(objects, never)
     support = of_classes(objects, lexicon.SUPPORTS)
     within = (bottom[:, None] < y2 - 0.1 * objects.height) & (bottom[:, None] > y1 + 0.1 * objects.height)
     smaller = objects.area[:, None] < 0.6 * objects.area[None, :]

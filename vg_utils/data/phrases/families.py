@@ -124,7 +124,7 @@ def by_relation(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
         anchor = described(objects, j, random)
         alike = objects.categories[j] == objects.categories[i]
         # "The man next to the man in red", never "the boat left of the boat on the right".
-        if anchor is not None and (not alike or anchor[1:] and anchor[1][0] not in ("side", "most")):
+        if anchor is not None and (not alike or (anchor[1:] and anchor[1][0] not in ("side", "most"))):
             part = ("nearest", anchor) if name == "nearest" else ("relation", name, anchor)
             yield (noun(objects, i, random), part)
     yield (

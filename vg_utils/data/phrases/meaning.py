@@ -170,6 +170,8 @@ ROW_LEVELS = 0.7  # how far apart their middles may be, as a share of the talles
 
 def by_rank(objects: Objects, fit: Fit, rank: int, direction: str) -> Fit:
     """Certain where all who may be meant are meant, and stand clear of each other up to the one after."""
+    if fit.maybe.bit_count() < rank and not fit.maybe & objects.crowd:
+        return NOTHING  # of two there is no third
     if fit.sure != fit.maybe or fit.sure.bit_count() <= rank:
         return Fit(0, fit.maybe)
     row = members(fit.sure)

@@ -19,11 +19,14 @@ from vg_utils.data.phrases.caption_words import (
     VERBS,
     WOMEN,
     class_of,
+    plural_subject,
     subject,
 )
 from vg_utils.data.phrases.colors import NAMES
 from vg_utils.data.phrases.meaning import only_one
 from vg_utils.data.phrases.objects import Objects, members
+
+HE, SHE = frozenset(("he", "him", "his")), frozenset(("her", "hers", "she"))
 
 
 def prove_people(captions: Sequence[list[str]], objects: Objects) -> dict[str, int]:
@@ -45,19 +48,27 @@ def prove_people(captions: Sequence[list[str]], objects: Objects) -> dict[str, i
     if len(people) > 1:
         everyone = sum(1 << i for i in people)
         if len(people) <= 4 and not child + children + count(frozenset(("couple", "family"))):
-            if men >= 2 and not woman + women:
+            if (men >= 2 or counted(captions, MEN, len(people))) and not woman + women:
                 return {"man": everyone}
-            if women >= 2 and not man + men:
+            if (women >= 2 or counted(captions, WOMEN, len(people))) and not man + men:
                 return {"woman": everyone}
         return each_of_several(captions, objects)
     one = 1 << people[0]
     if men + women + children:
         return {}
-    if man + boy >= 2 and not woman + girl:
+    if man + boy and count(MALE | BOY | HE) >= 2 and not woman + girl:
         return {"man" if not child else "boy" if not man else "male": one}
-    if woman + girl >= 2 and not man + boy:
+    if woman + girl and count(FEMALE | GIRL | SHE) >= 2 and not man + boy:
         return {"woman" if not child else "girl" if not woman else "female": one}
     return {"child": one} if child >= 2 and not man + woman else {}
+
+
+def counted(captions: Sequence[list[str]], plurals: frozenset[str], count: int) -> bool:
+    """Whether a caption starts with exactly so many of them: "three men"."""
+    found = [(words, plural_subject(words)) for words in captions]
+    return any(
+        each and words[each[0] - 1] in plurals and each[2] == each[3] == count for words, each in found
+    )
 
 
 def each_of_several(captions: Sequence[list[str]], objects: Objects) -> dict[str, int]:

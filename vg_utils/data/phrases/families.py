@@ -22,6 +22,7 @@ SMALL = 0.004  # share of the image: below, nobody means it
 SIZED = 0.01  # likewise: below, nobody compares its size
 MOST_RELATIONS, MOST_COMBINED = 6, 8  # that are looked at for an object
 PLACES = ("place", "order", "depth")
+RELATIVE = ("most", "rank", "inner", "pair")  # places among those left over so far
 PICKS, MOST_TOLD = ("place", "order", "size", "depth", "interaction", "color"), 6  # that more is told with
 INTERACTIONS = ("holding", "wearing", "riding", "sitting on")
 SPATIAL = ("left of", "right of", "above", "below", "next to", "behind", "in front of", "on")
@@ -214,7 +215,10 @@ def combined(
     wanted = MOST_COMBINED if objects.categories[i] == lexicon.PERSON else MOST_COMBINED // 2
     for parts in random.sample(sets, min(wanted, len(sets))):
         word = noun(objects, i, random)
-        for one, other in (parts, (parts[-1], *parts[:-1])), ((parts[-1], *parts[:-1]), parts):
+        place = parts[-1]
+        if place[0] in RELATIVE and not execute((word, place), objects).sure >> i & 1:
+            continue  # the rightmost of those in white is not "the one in white on the far right"
+        for one, other in (parts, (place, *parts[:-1])), ((place, *parts[:-1]), parts):
             # "The second man from the left in red" may mean the second of those in red, or the second who is
             # in red: it is said where nobody else may be meant either way.
             if only_one((word, *one), objects) == i and execute((word, *other), objects).maybe in (0, 1 << i):

@@ -160,31 +160,29 @@ def room(objects: Objects, i: int, left_out: Counter) -> int:
 
 def of_object(objects: Objects, i: int, random: Random, limit: int, left_out: Counter) -> list[Phrase]:
     """Up to `limit` proved phrases of an object, of as many families as it has."""
-    by_family: dict[str, list[Phrase]] = {}
+    by_family: dict[str, list[Meaning]] = {}
     for family, meanings in propose(objects, i, random).items() if limit else ():
         for meaning in meanings:
-            if only_one(meaning, objects) != i:
+            if only_one(meaning, objects) == i:
+                by_family.setdefault(family, []).append(meaning)
+            else:
                 left_out[f"{family}: {why_not(meaning, objects, i)}"] += 1
-                continue
-            text = say(meaning, random)
-            by_family.setdefault(family, []).append(Phrase(text, family, meaning, i))
-    meanings = sum(map(len, by_family.values()))
-    ways = min(MOST_WAYS, max(2, LEAST_PHRASES // max(1, meanings)))
-    for family, phrases in by_family.items():  # said in other ways too, if there is room after all others
-        again = [phrase for phrase in phrases for _ in range(ways - 1)]
-        phrases[:0] = [Phrase(say(p.meaning, random), family, p.meaning, i) for p in again]
+    proved = sum(map(len, by_family.values()))
+    ways = min(MOST_WAYS, max(2, LEAST_PHRASES // max(1, proved)))
+    for meanings in by_family.values():  # said in other ways too, if there is room after all others
+        meanings[:0] = [meaning for meaning in meanings for _ in range(ways - 1)]
     found: list[Phrase] = []
     texts: set[str] = set()
     families = list(by_family)
     while families and len(found) < limit:
         random.shuffle(families)
         for family in list(families):
-            phrase = by_family[family].pop()
+            meaning = by_family[family].pop()
             if not by_family[family]:
                 families.remove(family)
-            if phrase.text not in texts and len(found) < limit:
-                texts.add(phrase.text)
-                found.append(phrase)
+            if len(found) < limit and (text := say(meaning, random)) not in texts:
+                texts.add(text)
+                found.append(Phrase(text, family, meaning, i))
     return found
 
 

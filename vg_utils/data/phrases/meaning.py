@@ -165,6 +165,7 @@ AHEAD = {
 
 
 ROW_HEIGHTS = 2.2  # of the tallest and the least tall that are counted together
+ROW_AREAS = 4.0  # likewise of areas: nobody counts what shows as a strip
 ROW_LEVELS = 0.7  # how far apart their middles may be, as a share of the tallest's height
 
 
@@ -175,8 +176,9 @@ def by_rank(objects: Objects, fit: Fit, rank: int, direction: str) -> Fit:
     if fit.sure != fit.maybe or fit.sure.bit_count() <= rank:
         return Fit(0, fit.maybe)
     row = members(fit.sure)
-    heights, levels = objects.height[row], objects.y[row]
-    if heights.max() > ROW_HEIGHTS * heights.min() or np.ptp(levels) > ROW_LEVELS * heights.max():
+    heights, levels, areas = objects.height[row], objects.y[row], objects.area[row]
+    alike = heights.max() < ROW_HEIGHTS * heights.min() and areas.max() < ROW_AREAS * areas.min()
+    if not alike or np.ptp(levels) > ROW_LEVELS * heights.max():
         return Fit(0, fit.maybe)  # no row: nobody counts the far ones with the near ones
     ahead = AHEAD[direction]
     rows = [(i, objects.corners[i], objects.areas[i]) for i in row]

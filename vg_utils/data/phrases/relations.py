@@ -90,8 +90,7 @@ def on(objects: Objects) -> Tables:
         *lexicon.SUPPORTS,
         *lexicon.VEHICLES,
         *lexicon.LARGE_ANIMALS,
-        "tie",
-        "backpack",
+        *lexicon.WORN,
         "tv",
     )
     thing = ~of_classes(objects, never)
@@ -99,6 +98,9 @@ def on(objects: Objects) -> Tables:
     within = (bottom[:, None] < y2 - 0.1 * objects.height) & (bottom[:, None] > y1 + 0.1 * objects.height)
     smaller = objects.area[:, None] < 0.6 * objects.area[None, :]
     nearby = objects.intersection > 0
+    # What lies within a person who sits there is in hand; tables alone have people behind them.
+    people = inside[:, of_classes(objects, (lexicon.PERSON,))].max(1, initial=0) > 0.5
+    support = support & (~people[:, None] | of_classes(objects, ("dining table",)))
     return (inside > 0.7) & within & smaller & thing[:, None] & support, nearby
 
 

@@ -42,6 +42,7 @@ UNFINISHED = listed(  # words that nothing can end with
     upside very which who
     """
 )
+PUT = listed("letting making placing putting setting taking trying")  # somewhere, which a cut would leave out
 POSTURES = listed(
     "jumping lay laying leaning lying riding running seated sitting sits standing stands walking"
 )
@@ -57,8 +58,8 @@ NOT_EACH = listed(  # together: of one alone it is no English, or false
     """
     across against all along and another around beside between both chase chasing circle close different each
     either facing fighting five four game group his her hugging kissing line lined many match middle multiple
-    one other others pair racing row several side some their them themselves these three together two various
-    while with
+    one other others pair racing row same several side some their them themselves these three together
+    two various while with
     """
 )
 SINGULAR_S = listed("across bus class glass grass is its skis tennis this us")
@@ -156,6 +157,8 @@ def without_clause(words: list[str]) -> list[str]:
 
 def first_cut(rest: list[str]) -> int | None:
     """Where something more is told; what stands before can be said alone."""
+    if not PUT.isdisjoint(rest[:3]):
+        return None
     for k in range(2, len(rest)):
         whole = rest[k - 1] not in CUTS and rest[k - 1] not in UNFINISHED
         if rest[k] in CUTS and whole and not (rest[k] == "and" and rest[k - 1] in COLORS):

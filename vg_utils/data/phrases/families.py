@@ -18,12 +18,13 @@ from vg_utils.data.phrases.objects import Objects, members
 from vg_utils.data.phrases.relations import INVERSE, related
 from vg_utils.data.phrases.told import POSTURES, mentions_class, told_of
 
-SMALL = 0.004  # share of the image: below, nobody means it
+SMALL = 0.008  # share of the image: below, nobody says where something is by it
 SIZED = 0.01  # likewise: below, nobody compares its size
 MOST_RELATIONS, MOST_COMBINED = 6, 8  # that are looked at for an object
 PLACES = ("place", "order", "depth")
 RELATIVE = ("most", "rank", "inner", "pair")  # places among those left over so far
-PICKS, MOST_TOLD = ("place", "order", "size", "depth", "interaction", "color"), 6  # that more is told with
+PICKS = ("place", "order", "size", "depth", "interaction", "color", "combination")  # that more is told with
+MOST_TOLD = 8
 INTERACTIONS = ("holding", "wearing", "riding", "sitting on")
 SPATIAL = ("left of", "right of", "above", "below", "next to", "behind", "in front of", "on")
 
@@ -119,7 +120,11 @@ def by_depth(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
 
 def by_relation(objects: Objects, i: int, random: Random) -> Iterator[Meaning]:
     pairs = [(name, j) for name in SPATIAL for j in members(related(objects, INVERSE + name)[0][i])]
-    near = [j for j, gap in enumerate(objects.gaps[i]) if gap < 0.15 and j != i]
+    if objects.categories[i] in lexicon.WORN:  # a tie is not next to anybody
+        pairs = [(name, j) for name, j in pairs if name != "next to"]
+        near = []
+    else:
+        near = [j for j, gap in enumerate(objects.gaps[i]) if gap < 0.15 and j != i]
     pairs += [("nearest", j) for j in random.sample(near, min(2, len(near)))]
     for name, j in random.sample(pairs, min(MOST_RELATIONS, len(pairs))):
         anchor = described(objects, j, random)
@@ -234,11 +239,17 @@ def told_too(
     texts = told_of(objects, i)
     if not texts:
         return
-    picks = [m for family in PICKS for m in proposed[family] if len(m) == 2 and only_one(m, objects) == i]
+    picks = [m for family in PICKS for m in proposed[family] if 1 < len(m) < 4 and not leans(m)]
+    picks = [m for m in picks if only_one(m, objects) == i]
     for meaning in random.sample(picks, min(MOST_TOLD, len(picks))):
-        fitting = [text for text in texts if not says_again(meaning[1], text)]
+        fitting = [text for text in texts if not any(says_again(part, text) for part in meaning[1:])]
         if fitting:
             yield (*meaning, ("told", random.choice(fitting)))
+
+
+def leans(meaning: Meaning) -> bool:
+    """Whether it says where something is by another thing, of which what more is told would be taken."""
+    return any(part[0] == "relation" and part[1] in SPATIAL for part in meaning[1:])
 
 
 def says_again(part: tuple, text: str) -> bool:
@@ -268,6 +279,6 @@ FAMILIES: dict[str, Callable[[Objects, int, Random], Iterator[Meaning]]] = {
 def propose(objects: Objects, i: int, random: Random) -> dict[str, list[Meaning]]:
     """For each family what might be said of the object, without doubles; not proved yet."""
     proposed = {family: list(dict.fromkeys(rule(objects, i, random))) for family, rule in FAMILIES.items()}
-    proposed["description"] = list(dict.fromkeys(told_too(objects, i, random, proposed)))
     proposed["combination"] = list(dict.fromkeys(combined(objects, i, random, proposed)))
+    proposed["description"] = list(dict.fromkeys(told_too(objects, i, random, proposed)))
     return proposed

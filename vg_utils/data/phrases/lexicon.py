@@ -218,8 +218,8 @@ KINDS = (  # classes of one kind, as COCO has them: what is not there is taken f
 )
 COLORED = (  # classes whose own colour fills the middle of their box
     *("car", "truck", "bus", "train", "motorcycle", "boat", "airplane", "umbrella", "handbag", "backpack"),
-    *("suitcase", "surfboard", "snowboard", "kite", "couch", "bed", "cup", "bowl", "vase", "tie", "frisbee"),
-    *("horse", "dog", "cat", "cow", "sheep", "bear", "teddy bear", "refrigerator", "fire hydrant", "chair"),
+    *("suitcase", "surfboard", "snowboard", "kite", "couch", "cup", "bowl", "vase", "tie", "frisbee"),
+    *("horse", "dog", "cat", "cow", "sheep", "bear", "teddy bear", "refrigerator", "fire hydrant"),
     *("bottle", "book", "toilet", "sports ball", "bird", "apple", "banana", "skateboard", "remote", "laptop"),
     *("cell phone", "oven", "baseball glove", "toothbrush"),
 )

@@ -35,7 +35,8 @@ def right_of(objects: Objects) -> Tables:
 def above(objects: Objects) -> Tables:
     y, (_, y1, _, y2) = objects.y, objects.boxes.T
     apart = (y2[:, None] < y[None, :]) & (y[:, None] < y1[None, :]) & (y[None, :] - y[:, None] > 0.1)
-    airborne = of_classes(objects, lexicon.AIRBORNE) & ~of_classes(objects, lexicon.WORN)
+    # An airplane may stand on the ground behind what is "below" it.
+    airborne = of_classes(objects, lexicon.AIRBORNE) & ~of_classes(objects, (*lexicon.WORN, "airplane"))
     hung = airborne | of_classes(objects, lexicon.STACKED)
     level = (hung[:, None] & hung) | (
         airborne[:, None] ^ airborne
@@ -147,6 +148,7 @@ def riding(objects: Objects) -> Tables:
     feet = (y2[:, None] > y1 + 0.35 * objects.height) & (y2[:, None] < y2 - 0.05 * objects.height)
     inside = objects.intersection / np.minimum(objects.area[:, None], objects.area[None, :])
     size = (objects.height[:, None] > 0.5 * objects.height) & (objects.height[:, None] < 1.6 * objects.height)
+    size &= objects.area[:, None] > 0.3 * objects.area  # else the bike is near and the person far behind it
     mounted = mount & centred & higher & feet & (inside > 0.3) & size
     level = (objects.y - y1[:, None]) / objects.height[:, None]
     touches = (

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from vg_utils.data.phrases import lexicon
 from vg_utils.data.phrases.caption_words import (
+    ADJECTIVES,
     COLORS,
     CUTS,
     UNSAID,
@@ -161,7 +162,8 @@ def first_cut(rest: list[str]) -> int | None:
         return None
     for k in range(2, len(rest)):
         whole = rest[k - 1] not in CUTS and rest[k - 1] not in UNFINISHED
-        if rest[k] in CUTS and whole and not (rest[k] == "and" and rest[k - 1] in COLORS):
+        listing = rest[k] in ("and", ",") and rest[k - 1] in COLORS | ADJECTIVES  # "a small, brown dog"
+        if rest[k] in CUTS and whole and not listing:
             return k
     return None
 

@@ -125,7 +125,7 @@ def under_umbrella(objects: Objects) -> np.ndarray:
     high = (y1 < y1[:, None] + 0.1 * objects.height[:, None]) & (
         y2 > y1[:, None] + 0.05 * objects.height[:, None]
     )
-    fits = (objects.width < 2.5 * objects.width[:, None]) & (objects.width > 0.7 * objects.width[:, None])
+    fits = (objects.width < 2 * objects.width[:, None]) & (objects.width > 0.7 * objects.width[:, None])
     return beside & high & fits & (objects.intersection > 0) & (objects.y < objects.y[:, None])
 
 

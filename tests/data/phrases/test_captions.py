@@ -25,6 +25,8 @@ def words(*captions: str) -> list[list[str]]:
         ("A young man riding a wave.", (3, "person")),
         ("A black and white dog on grass", (5, "dog")),
         ("A tennis player swings", (3, "person")),
+        ("Young man riding a wave.", (2, "person")),
+        ("Men riding waves.", None),
         ("Two men playing", None),
         ("A man and a woman", None),
         ("A group of people", None),
@@ -57,6 +59,15 @@ def test_kind_of_one_of_several_by_what_captions_say_of_it():
     objects = Objects(boxes, ["person", "person", "tennis racket"], aspect=1.5)
     said = words("A woman holding a tennis racket", "A woman with a racket next to someone")
     assert prove_people(said, objects) == {"woman": 1}
+
+
+def test_three_captions_mean_the_one_who_is_far_larger():
+    boxes = np.array([[0.1, 0.1, 0.5, 0.9], [0.7, 0.3, 0.85, 0.7]])
+    said = words("A man on a bench", "A man sits near others", "Man in a suit")
+    assert prove_people(said, Objects(boxes, ["person"] * 2)) == {"man": 1}
+    assert prove_people([*said, *words("A woman near a man")], Objects(boxes, ["person"] * 2)) == {}
+    boxes[1] = [0.6, 0.1, 0.9, 0.9]
+    assert prove_people(said, Objects(boxes, ["person"] * 2)) == {}
 
 
 def test_filters():

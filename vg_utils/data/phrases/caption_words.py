@@ -104,16 +104,18 @@ def subject(words: list[str], categories: Container[str]) -> tuple[int, str] | N
     >>> subject("a young man riding a wave".split(), {"person"})
     (3, 'person')
     """
-    if not words or words[0] not in ("a", "an", "the", "one", "this"):
+    if not words:
         return None
-    end = 1
+    bare = words[0] not in ("a", "an", "the", "one", "this")  # "young man riding a wave"
+    end = first = 0 if bare else 1
     while end < len(words) and (joins_colors(words, end) or not ends_noun(words[end], end)):
         end += 1
-    if not 2 <= end <= 6 or not NOT_ONE.isdisjoint(words[1:end]) or not ARTICLES.isdisjoint(words[1:end]):
+    noun_phrase = words[first:end]
+    if not 1 <= len(noun_phrase) <= 5 or not (NOT_ONE | ARTICLES).isdisjoint(noun_phrase):
         return None
     if words[end : end + 1] in (["and"], ["of"], [","], ["or"]):
         return None
-    for head in (" ".join(words[end - 2 : end]), words[end - 1]):
+    for head in (" ".join(noun_phrase[-2:]), noun_phrase[-1]):
         category = class_of(head)
         if category in categories:
             return end, category

@@ -23,7 +23,7 @@ from vg_utils.data.phrases.wording import say
 
 MEANT_AREA, LEAST_AREA, LEAST_SIDE = 0.01, 0.003, 0.03  # shares of the image: below, few and no phrases
 PER_OBJECT, PER_PERSON, PER_SMALL, PER_PICTURE = 14, 14, 2, 64
-CAPTIONS = 10  # phrases of an object that are taken from captions
+CAPTIONS = 14  # phrases of an object that are taken from captions
 LEAST_PHRASES, MOST_WAYS = 6, 4  # of an object, if it has them; in which one meaning is put into words
 CROWDED = 10  # so many of a class: data sets stop listing them one by one
 PRESENT_PER_ABSENT = 2.5

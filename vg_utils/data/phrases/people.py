@@ -26,6 +26,7 @@ from vg_utils.data.phrases.colors import NAMES
 from vg_utils.data.phrases.meaning import only_one
 from vg_utils.data.phrases.objects import Objects, members
 
+ALONE_RATIO, ALONE_CAPTIONS = 3, 3  # so much larger than all others, somebody is whom so many captions mean
 HE, SHE = frozenset(("he", "him", "his")), frozenset(("her", "hers", "she"))
 
 
@@ -52,6 +53,15 @@ def prove_people(captions: Sequence[list[str]], objects: Objects) -> dict[str, i
                 return {"man": everyone}
             if (women >= 2 or counted(captions, WOMEN, len(people))) and not man + men:
                 return {"woman": everyone}
+        largest, second = sorted(people, key=objects.areas.__getitem__, reverse=True)[:2]
+        alone = (
+            objects.areas[largest] > ALONE_RATIO * objects.areas[second]
+            and not men + women + children + child
+        )
+        if alone and man >= ALONE_CAPTIONS and not woman:  # they speak of the large one
+            return {"man": 1 << largest}
+        if alone and woman >= ALONE_CAPTIONS and not man:
+            return {"woman": 1 << largest}
         return each_of_several(captions, objects)
     one = 1 << people[0]
     if men + women + children:

@@ -19,6 +19,7 @@ ALIKE = 0.55  # share of absent classes that are of the kind of a large object t
 SEEN = 0.02  # share of the image: above, an object is large enough to be taken for something else
 OTHER_PEOPLE = {"man": "woman", "guy": "lady", "male": "female", "boy": "girl"}
 OTHER_PEOPLE |= {other: word for word, other in OTHER_PEOPLE.items()}
+COATS = ("brown", "white", "black")  # of animals
 SPOKEN_COLORS = ("red", "blue", "white", "black", "green", "yellow")
 
 
@@ -101,9 +102,10 @@ def about_missing(
         if filters:
             return (head, *filters)
     chance = random.random()
-    if chance < 0.15 and category in lexicon.COLORED:
-        return (head, ("color", "whole", random.choice(SPOKEN_COLORS)))
-    if chance < 0.3:
+    if chance < (0.15 if rival is None else 0.25) and category in lexicon.COLORED:
+        colors = COATS if category in lexicon.ANIMALS else SPOKEN_COLORS
+        return (head, ("color", "whole", random.choice(colors)))
+    if chance < 0.35:
         sides = ("side", "left"), ("side", "right"), ("most", "left"), ("most", "right")
         return (head, random.choice(sides))
     used = next((name for name, things in USES.items() if category in things), None)

@@ -31,10 +31,11 @@ HE, SHE = frozenset(("he", "him", "his")), frozenset(("her", "hers", "she"))
 
 
 def prove_people(captions: Sequence[list[str]], objects: Objects) -> dict[str, int]:
-    """The kinds of people that at least two captions name and none denies.
+    """The kinds of people that captions name and none denies: at least two, by name or as "he", "his", "her".
 
-    One large person takes what the captions say of one. Several are all men (women) where captions speak of
-    men (women) and of nobody else; else each may be told apart by what it holds, rides or wears.
+    One large person takes what the captions say of one. Several are all men (women) where two captions speak
+    of men (women), or one that counts them, and none of anybody else; one far larger than the others is whom
+    three captions mean; else each may be told apart by what it holds, rides or wears.
     """
     people = members(objects.named(lexicon.PERSON).sure)
     if not people or not captions:

@@ -141,7 +141,7 @@ def changed(true: Sequence[Meaning], random: Random) -> list[Meaning]:
     found = []
     for meaning in true:
         for place, (kind, *values) in enumerate(meaning):
-            if kind in ("main", "all") and values[0] in OTHER_PEOPLE:
+            if kind in ("main", "all") and values[0] in OTHER_PEOPLE and meaning[-1][0] != "told":
                 found.append(with_part(meaning, place, (kind, OTHER_PEOPLE[values[0]])))
             elif kind == "rank":
                 found.append(with_part(meaning, place, ("rank", min(values[0] + 2, 4), values[1])))

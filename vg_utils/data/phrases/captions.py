@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from random import Random
 
 from vg_utils.data.phrases.caption_words import ADJECTIVES, PEOPLE, UNSAID, class_of, joins_colors, listed
@@ -73,20 +73,20 @@ def join_two(own: list[tuple[list[str], Subject]], told: list[str]) -> Iterator[
         tails = [text for text in told if text not in rest and not overlaps(text, " ".join(words))]
         firsts = [""] if not found.by_rest else []
         firsts += [text for text in told if rest.endswith(text) or (not found.by_rest and text in rest)]
-        for first in firsts:
-            for tail in tails:
-                doing, worn = (
-                    tail.split()[0].endswith("ing"),
-                    first.split()[:1] in (["in"], ["with"], ["wearing"]),
-                )
-                if not first or (worn and doing):
-                    text = joined([*noun_phrase, *first.split(), *tail.split()])
-                elif doing and first.split()[0].endswith("ing"):
-                    text = f"{joined(noun_phrase)} {first} and {tail}"
-                else:
-                    continue
-                if len(text.split()) <= MAX_WORDS and not UNSAID.search(text):
-                    yield text, found.meaning
+        for first, tail in product(firsts, tails):
+            text = joined_by(" ".join(noun_phrase), first, tail)
+            if text and len(text.split()) <= MAX_WORDS and not UNSAID.search(text):
+                yield text, found.meaning
+
+
+def joined_by(noun_phrase: str, first: str, second: str) -> str | None:
+    """Two things that are told of one, as one phrase; None where they do not go together."""
+    if not first:
+        return f"{noun_phrase} {second}"
+    start, doing = first.split()[0], second.split()[0].endswith("ing")
+    if doing and start in ("in", "with", "wearing"):
+        return f"{noun_phrase} {first} {second}"
+    return f"{noun_phrase} {first} and {second}" if doing and start.endswith("ing") else None
 
 
 def inner_phrases(words: list[str], categories: Container[str]) -> Iterator[tuple[str, str]]:

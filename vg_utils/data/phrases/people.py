@@ -44,34 +44,38 @@ def prove_people(captions: Sequence[list[str]], objects: Objects) -> dict[str, i
     def count(words: frozenset[str]) -> int:
         return sum(not words.isdisjoint(caption) for caption in captions)
 
-    man, woman, boy, girl = count(MALE), count(FEMALE), count(BOY), count(GIRL)
-    men, women = count(MEN), count(WOMEN)
-    children, child = count(CHILDREN), count(CHILD)
     if len(people) > 1:
-        everyone = sum(1 << i for i in people)
-        if len(people) <= 4 and not child + children + count(frozenset(("couple", "family"))):
-            if (men >= 2 or counted(captions, MEN, len(people))) and not woman + women:
-                return {"man": everyone}
-            if (women >= 2 or counted(captions, WOMEN, len(people))) and not man + men:
-                return {"woman": everyone}
-        largest, second = sorted(people, key=objects.areas.__getitem__, reverse=True)[:2]
-        alone = (
-            objects.areas[largest] > ALONE_RATIO * objects.areas[second]
-            and not men + women + children + child
-        )
-        if alone and man >= ALONE_CAPTIONS and not woman:  # they speak of the large one
-            return {"man": 1 << largest}
-        if alone and woman >= ALONE_CAPTIONS and not man:
-            return {"woman": 1 << largest}
-        return each_of_several(captions, objects)
-    one = 1 << people[0]
-    if men + women + children:
+        return all_or_largest(captions, objects, people) or each_of_several(captions, objects)
+    man, woman, boy, girl = count(MALE), count(FEMALE), count(BOY), count(GIRL)
+    child, one = count(CHILD), 1 << people[0]
+    if count(MEN | WOMEN | CHILDREN):
         return {}
     if man + boy and count(MALE | BOY | HE) >= 2 and not woman + girl:
         return {"man" if not child else "boy" if not man else "male": one}
     if woman + girl and count(FEMALE | GIRL | SHE) >= 2 and not man + boy:
         return {"woman" if not child else "girl" if not woman else "female": one}
     return {"child": one} if child >= 2 and not man + woman else {}
+
+
+def all_or_largest(captions: Sequence[list[str]], objects: Objects, people: Sequence[int]) -> dict[str, int]:
+    """That several are all men, or all women; or the kind of the one that is far larger than the others."""
+
+    def count(words: frozenset[str]) -> int:
+        return sum(not words.isdisjoint(caption) for caption in captions)
+
+    if count(CHILD | CHILDREN):
+        return {}
+    largest, second = sorted(people, key=objects.areas.__getitem__, reverse=True)[:2]
+    for kind, one, many, others in (("man", MALE, MEN, FEMALE | WOMEN), ("woman", FEMALE, WOMEN, MALE | MEN)):
+        if count(others):
+            continue
+        together = count(many) >= 2 or counted(captions, many, len(people))
+        if together and len(people) <= 4 and not count(frozenset(("couple", "family"))):
+            return {kind: sum(1 << i for i in people)}
+        alone = objects.areas[largest] > ALONE_RATIO * objects.areas[second]
+        if alone and count(one) >= ALONE_CAPTIONS and not count(many):
+            return {kind: 1 << largest}
+    return {}
 
 
 def counted(captions: Sequence[list[str]], plurals: frozenset[str], count: int) -> bool:
@@ -113,10 +117,9 @@ def the_other(captions: Sequence[list[str]], objects: Objects, kinds: dict[str, 
     both = sum(sum(word in MALE for word in c) == 1 == sum(word in FEMALE for word in c) for c in captions)
     if sure != maybe or sure.bit_count() != 2 or both < 2 or len(kinds) != 1:
         return {}
-    (kind, whom), others = next(iter(kinds.items())), {"man": "woman", "woman": "man"}
-    others = others if whom.bit_count() == 1 else {}
-    alone = not any((BOY | GIRL | CHILD | CHILDREN | MEN | WOMEN).intersection(c) for c in captions)
-    return {others[kind]: sure & ~whom} if kind in others and alone else {}
+    (kind, whom), other = next(iter(kinds.items())), {"man": "woman", "woman": "man"}
+    more = any((BOY | GIRL | CHILD | CHILDREN | MEN | WOMEN).intersection(caption) for caption in captions)
+    return {other[kind]: sure & ~whom} if kind in other and whom.bit_count() == 1 and not more else {}
 
 
 def kind_of(noun_phrase: list[str]) -> str:

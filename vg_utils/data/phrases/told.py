@@ -18,7 +18,7 @@ from vg_utils.data.phrases.caption_words import (
 )
 from vg_utils.data.phrases.meaning import Meaning, only_one
 from vg_utils.data.phrases.objects import Objects
-from vg_utils.data.phrases.people import agrees, filters
+from vg_utils.data.phrases.people import HE, SHE, agrees, filters
 
 LEAST_AREA = 0.015  # share of the image: captions are about what is large
 MOST_WORDS, FEWEST_WORDS = 9, 2  # of what is told
@@ -32,7 +32,7 @@ FINITE = {  # "a man rides a wave" becomes "the man riding a wave"
     **{"watches": "watching", "watch": "watching", "waits": "waiting", "wait": "waiting", "uses": "using"},
     **{"talks": "talking", "smiles": "smiling", "poses": "posing", "pose": "posing", "drives": "driving"},
     **{"catches": "catching", "throws": "throwing", "carries": "carrying", "prepares": "preparing"},
-    **{"wait": "waiting", "gather": "gathering", "travels": "traveling", "sleeps": "sleeping"},
+    **{"gather": "gathering", "travels": "traveling", "sleeps": "sleeping"},
 }
 VERBS_OF_CLAUSES = frozenset(verb for verb in FINITE if verb.endswith("s")) | listed(
     "is are was does has have"
@@ -65,7 +65,6 @@ NOT_EACH = listed(  # together: of one alone it is no English, or false
 )
 SINGULAR_S = listed("across bus class glass grass is its skis tennis this us")
 MANY_OF = listed("birds trees woods rocks mountains bushes leaves clouds waves weeds stairs steps branches")
-PRONOUNS = {"he": "male", "him": "male", "his": "male", "she": "female", "her": "female", "hers": "female"}
 MALES, FEMALES = frozenset(("man", "boy", "male")), frozenset(("woman", "girl", "female"))
 
 
@@ -114,7 +113,7 @@ def tell(captions: Sequence[list[str]], objects: Objects) -> dict[str, int]:
     for words in captions:
         if one := meant(words, objects):
             whom = 1 << one.object
-            texts = [text for text in tails(words[one.end :]) if suits(text, objects, one.object)]
+            texts = [text for text in tails(words[one.end :]) if pronouns_fit(text, objects, one.object)]
         elif several := meant_all(words, objects):
             end, whom = several
             texts = [text for text in tails(words[end:]) if is_of_each(text.split())]
@@ -175,11 +174,10 @@ def is_of_each(words: list[str]) -> bool:
     return all(w in SINGULAR_S or w in MANY_OF for w in words if re.search(r"s$|\b(?:people|men|women)$", w))
 
 
-def suits(text: str, objects: Objects, i: int) -> bool:
+def pronouns_fit(text: str, objects: Objects, i: int) -> bool:
     """Whether "his" and "her" in the text go with what is known of the person."""
-    kinds = {kind for kind, people in objects.people.items() if people >> i & 1}
-    said = {PRONOUNS[word] for word in text.split() if word in PRONOUNS}
-    return not (("male" in said and kinds & FEMALES) or ("female" in said and kinds & MALES))
+    kinds, said = {kind for kind, people in objects.people.items() if people >> i & 1}, set(text.split())
+    return not ((said & HE and kinds & FEMALES) or (said & SHE and kinds & MALES))
 
 
 def joined(words: list[str]) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.data.phrases.drawn import made_and_objects, random_picture
 from vg_utils.data.phrases.absent import as_all
+from vg_utils.data.phrases.making import Picture, make
 from vg_utils.data.phrases.meaning import OPPOSITE, execute, fits_nothing, mirror, only_one
 from vg_utils.data.phrases.objects import Objects, members
 from vg_utils.data.phrases.wording import say
@@ -24,7 +25,9 @@ def made():
 def mirrored(objects: Objects) -> Objects:
     x1, y1, x2, y2 = objects.boxes.T
     boxes = np.stack([1 - x2, y1, 1 - x1, y2], 1)
-    return Objects(boxes, objects.categories, objects.aspect, people=objects.people, known=objects.known)
+    other = Objects(boxes, objects.categories, objects.aspect, people=objects.people, known=objects.known)
+    other.told = objects.told
+    return other
 
 
 def test_every_phrase_means_exactly_its_object(made):
@@ -59,6 +62,34 @@ def test_absent_phrases_fit_no_object_however_small(made):
         for phrase in each.absent:
             assert fits_nothing(as_all(phrase.meaning), objects), phrase
         assert not {p.text for p in each.absent} & {p.text for p in each.phrases}
+
+
+def test_absent_phrases_name_what_is_like_the_large_thing_there():
+    """Of the image of a cat mostly animals are said to be missing, with what is true of the cat."""
+    known = frozenset(
+        ("cat", "giraffe", "elephant", "bus", "chair", "pizza", "tie", "book", "clock", "kite", "bed")
+    )
+    picture = Picture(
+        1, None, (320, 240), [[20, 20, 250, 200]], ["cat"], (), ("A cat lying on a rug",) * 2, known
+    )
+    weights = dict.fromkeys(sorted(known), 1.0)
+    absent = [phrase for seed in range(150) for phrase in make(picture, seed, weights).absent]
+    animals = [p.text for p in absent if p.meaning[0][1] in ("giraffe", "elephant")]
+    assert 0.4 < len(animals) / len(absent) < 0.8
+    assert any("lying on a rug" in text for text in animals)
+
+
+def test_of_men_alone_no_woman_is_there():
+    boxes = [[10, 20, 100, 200], [200, 20, 100, 200]]
+    captions = ("Two men in a room", "Two men talking")
+    texts = set()
+    for seed in range(40):
+        picture = Picture(
+            1, None, (320, 240), boxes, ["person"] * 2, (), captions, frozenset(("person", "tie"))
+        )
+        texts.update(phrase.text for phrase in make(picture, seed, {"tie": 1.0}).absent)
+    assert any("woman" in text.split() or "lady" in text.split() for text in texts)
+    assert not any("man" in text.split() or "guy" in text.split() for text in texts if "tie" not in text)
 
 
 def test_meaning_holds_in_the_mirror(made):

@@ -6,15 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 
 from vg_utils.data.phrases import lexicon
-from vg_utils.data.phrases.meaning import Meaning, fits_nothing
+from vg_utils.data.phrases.meaning import Meaning, fits_nothing, only_one
 from vg_utils.data.phrases.objects import Objects
+from vg_utils.data.phrases.told import told_of
 from vg_utils.data.phrases.wording import say
 
 EXCHANGED = {  # values that may stand for each other
     "side": (("left", "right"), ("top", "bottom")),
     "color": (("red", "blue", "green", "yellow", "white", "black", "orange", "pink", "purple"),),
 }
-LOOK_ALIKES = 0.35  # share of absent classes that are drawn from those that are taken for one that is there
+ALIKE = 0.55  # share of absent classes that are of the kind of a large object that is there
+SEEN = 0.02  # share of the image: above, an object is large enough to be taken for something else
+OTHER_PEOPLE = {"man": "woman", "guy": "lady", "male": "female", "boy": "girl"}
+OTHER_PEOPLE |= {other: word for word, other in OTHER_PEOPLE.items()}
+COATS = ("brown", "white", "black")  # of animals
 SPOKEN_COLORS = ("red", "blue", "white", "black", "green", "yellow")
 
 
@@ -75,30 +80,46 @@ def about_missing(
     true: Sequence[Meaning],
     random: Random,
 ) -> Meaning:
-    """A phrase about a class that is not there, in the words that true phrases use."""
-    category = random.choices(missing, [weights[name] for name in missing])[0]
+    """A phrase about a class that is not there, in the words that true phrases use.
+
+    Often the class is of the kind of something large that is there, and has that thing's colour, place or
+    doing: of the image of a brown dog lying on a bed, "the brown horse", "a giraffe lying on a bed".
+    """
+    seen = [i for i, area in enumerate(objects.areas) if area > SEEN and not objects.crowd >> i & 1]
+    rival = random.choices(seen, [objects.areas[i] for i in seen])[0] if seen else None
+    alike = [] if rival is None else [c for c in missing if c in lexicon.kind_of(objects.categories[rival])]
+    if alike and random.random() < ALIKE:
+        category = random.choices(alike, [weights[name] ** 0.5 for name in alike])[0]
+        true = [meaning for meaning in true if only_one(meaning, objects) == rival]
+    else:
+        category, rival = random.choices(missing, [weights[name] for name in missing])[0], None
     word = random.choice(lexicon.names_of(category)) if random.random() < 0.4 else category
     head = ("all", word)
-    if true and random.random() < 0.4:  # what a true phrase says of something else
+    if rival is not None and (told := told_of(objects, rival)) and random.random() < 0.3:
+        return (head, ("told", random.choice(told)))
+    if true and random.random() < 0.6:  # what a true phrase says of something else
         filters = [each for each in random.choice(true)[1:] if suits(each, category)]
         if filters:
             return (head, *filters)
     chance = random.random()
-    if chance < 0.15 and category in lexicon.COLORED:
-        return (head, ("color", "whole", random.choice(SPOKEN_COLORS)))
-    if chance < 0.3:
-        return (
-            head,
-            random.choice((("side", "left"), ("side", "right"), ("most", "left"), ("most", "right"))),
-        )
-    if chance < 0.5 and category in lexicon.HELD + lexicon.RIDDEN + lexicon.BOARDS + lexicon.WORN:
-        people = objects.of_class.get(lexicon.PERSON, 0)
-        relation = (
-            "holding" if category in lexicon.HELD else "wearing" if category in lexicon.WORN else "riding"
-        )
-        if people:
-            return (("all", lexicon.PERSON), ("relation", relation, (head,)))
+    if chance < (0.15 if rival is None else 0.25) and category in lexicon.COLORED:
+        colors = COATS if category in lexicon.ANIMALS else SPOKEN_COLORS
+        return (head, ("color", "whole", random.choice(colors)))
+    if chance < 0.35:
+        sides = ("side", "left"), ("side", "right"), ("most", "left"), ("most", "right")
+        return (head, random.choice(sides))
+    used = next((name for name, things in USES.items() if category in things), None)
+    if chance < 0.5 and used and objects.of_class.get(lexicon.PERSON, 0):
+        return (("all", lexicon.PERSON), ("relation", used, (head,)))
     return (head,)
+
+
+USES = {  # what people do with things
+    "holding": lexicon.HELD,
+    "wearing": lexicon.WORN,
+    "riding": lexicon.RIDDEN + lexicon.BOARDS,
+    "sitting on": lexicon.SEATS,
+}
 
 
 def suits(part: tuple, category: str) -> bool:
@@ -112,7 +133,7 @@ def suits(part: tuple, category: str) -> bool:
         return (
             values[0] in ("left of", "right of", "next to", "above", "below") and values[1][0][1] != category
         )
-    return kind in ("side", "most")
+    return kind in ("side", "most", "pair", "rank", "inner")
 
 
 def changed(true: Sequence[Meaning], random: Random) -> list[Meaning]:
@@ -120,7 +141,11 @@ def changed(true: Sequence[Meaning], random: Random) -> list[Meaning]:
     found = []
     for meaning in true:
         for place, (kind, *values) in enumerate(meaning):
-            if kind == "side":
+            if kind in ("main", "all") and values[0] in OTHER_PEOPLE and meaning[-1][0] != "told":
+                found.append(with_part(meaning, place, (kind, OTHER_PEOPLE[values[0]])))
+            elif kind == "rank":
+                found.append(with_part(meaning, place, ("rank", min(values[0] + 2, 4), values[1])))
+            elif kind == "side":
                 others = [
                     w for group in EXCHANGED["side"] if values[0] in group for w in group if w != values[0]
                 ]
@@ -137,15 +162,9 @@ def changed(true: Sequence[Meaning], random: Random) -> list[Meaning]:
 
 def other_anchors(relation: str, anchor: Meaning, random: Random) -> list[Meaning]:
     """Anchors of other classes that could be said in the same relation."""
-    groups = {
-        "holding": lexicon.HELD,
-        "wearing": lexicon.WORN,
-        "riding": lexicon.RIDDEN + lexicon.BOARDS,
-        "sitting on": lexicon.SEATS,
-    }
-    if relation not in groups:
+    if relation not in USES:
         return []
-    choice = random.choice(groups[relation])
+    choice = random.choice(USES[relation])
     return [] if choice in lexicon.confused_with(anchor[0][1]) else [(("all", choice),)]
 
 

@@ -62,7 +62,8 @@ ADJECTIVES = listed(  # what a thing looks like, not what happens to it
 )
 COLORS = listed("black blue brown gray green grey orange pink purple red silver tan white yellow")
 UNSAID = re.compile(  # sides that nothing proves, the picture itself, writing
-    r"\b(left|right|picture|photo|photograph|image|sign|says|saying|reads|words?|writing)\b|[\"“”]|\d"
+    r"\b(left|right|background|foreground|distance|picture|photo|photograph|image|sign|says|saying"
+    r"|reads|words?|writing)\b|[\"“”]|\d"
 )
 _HOLD, _RIDE, _SIT = lexicon.HELD, lexicon.RIDDEN + lexicon.BOARDS, lexicon.SEATS
 VERBS = {  # a verb of captions: the things that it goes with, and the relation that it proves
@@ -76,9 +77,19 @@ ARTICLES = listed("a an the")
 WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*|,")
 
 
+OPENINGS = re.compile(  # what a caption starts with before it comes to the point
+    r"^(?:there is|there's|there are|this is|here is|an? (?:close[- ]?up|photo|picture|image|view) of)\s+"
+    r"(?=a|an|the|two|three|four|several|some\b)"
+)
+
+
 def words_of(caption: str) -> list[str]:
-    """Words in lower case and commas."""
-    return WORD.findall(caption.lower())
+    """Words in lower case and commas.
+
+    >>> words_of("There is a dog, asleep.")
+    ['a', 'dog', ',', 'asleep']
+    """
+    return WORD.findall(OPENINGS.sub("", caption.lower().strip()))
 
 
 @cache
@@ -93,19 +104,69 @@ def subject(words: list[str], categories: Container[str]) -> tuple[int, str] | N
     >>> subject("a young man riding a wave".split(), {"person"})
     (3, 'person')
     """
-    if not words or words[0] not in ("a", "an", "the", "one", "this"):
+    if not words:
         return None
-    end = 1
+    bare = words[0] not in ("a", "an", "the", "one", "this")  # "young man riding a wave"
+    end = first = 0 if bare else 1
     while end < len(words) and (joins_colors(words, end) or not ends_noun(words[end], end)):
         end += 1
-    if not 2 <= end <= 6 or not NOT_ONE.isdisjoint(words[1:end]) or not ARTICLES.isdisjoint(words[1:end]):
+    noun_phrase = words[first:end]
+    if not 1 <= len(noun_phrase) <= 5 or not (NOT_ONE | ARTICLES).isdisjoint(noun_phrase):
         return None
     if words[end : end + 1] in (["and"], ["of"], [","], ["or"]):
         return None
-    for head in (" ".join(words[end - 2 : end]), words[end - 1]):
+    for head in (" ".join(noun_phrase[-2:]), noun_phrase[-1]):
         category = class_of(head)
         if category in categories:
             return end, category
+    return None
+
+
+NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
+PAIRS, GROUPS = listed("both couple pair"), listed("bunch crowd flock group herd number team")
+MOST = 6  # more than these nobody tells apart
+
+
+@cache
+def class_of_plural(word: str) -> str | None:
+    """The class that a plural names.
+
+    >>> class_of_plural("zebras"), class_of_plural("men"), class_of_plural("zebra")
+    ('zebra', 'person', None)
+    """
+    if word in MEN | WOMEN | CHILDREN or word in ("people", "persons", *(role + "s" for role in ROLES)):
+        return lexicon.PERSON
+    classes = (*lexicon.ANIMALS, *lexicon.VEHICLES, *lexicon.SEATS, "airplane")
+    return next((c for c in classes for name in lexicon.names_of(c) if word == lexicon.plural(name)), None)
+
+
+def plural_subject(words: list[str]) -> tuple[int, str, int, int] | None:
+    """Where the plural noun phrase that a caption starts with ends, its class, how many at least and at most.
+
+    >>> plural_subject("two brown horses standing in a field".split())
+    (3, 'horse', 2, 2)
+    """
+    start, least, most = 0, 2, MOST
+    if words[:1] and words[0] in NUMBERS:
+        start, least, most = 1, NUMBERS[words[0]], NUMBERS[words[0]]
+    elif words[:1] and words[0] in ("several", "some", "the", "many"):
+        start = 1
+    elif words[:1] == ["a"] and "of" in words[2:4]:
+        start = words.index("of") + 1
+        if words[start - 2] in PAIRS:
+            least, most = 2, 2
+        elif words[start - 2] in GROUPS:
+            least = 3
+        else:
+            return None
+    for end in range(start + 1, min(start + 4, len(words) + 1)):
+        category = class_of_plural(words[end - 1])
+        if category is not None:
+            exact = least == most or not {words[end - 1]} & (MEN | WOMEN | CHILDREN)
+            more = words[end : end + 1] in (["and"], ["of"], [","], ["or"])
+            return (end, category, least, most) if exact and not more else None
+        if ends_noun(words[end - 1], end - start):
+            return None
     return None
 
 

@@ -188,12 +188,38 @@ AIRBORNE = (
 )
 STACKED = ("tv", "laptop", "keyboard", "microwave", "oven", "refrigerator", "sink", "vase", "book", "toaster")
 ANIMALS = GROUPS["animal"]
+LARGE_ANIMALS = ("horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
 VEHICLES = ("car", "truck", "bus", "train", "motorcycle", "bicycle", "boat")
 GROUNDED = (PERSON, *ANIMALS, *VEHICLES)  # stand on the ground, and are of one size: a small one is far away
+KINDS = (  # classes of one kind, as COCO has them: what is not there is taken for what is like it
+    ANIMALS,
+    (*VEHICLES, "airplane"),
+    ("traffic light", "fire hydrant", "stop sign", "parking meter", "bench"),
+    ("backpack", "umbrella", "handbag", "tie", "suitcase"),
+    (
+        *(
+            "frisbee",
+            "skis",
+            "snowboard",
+            "sports ball",
+            "kite",
+            "baseball bat",
+            "baseball glove",
+            "skateboard",
+        ),
+        *("surfboard", "tennis racket"),
+    ),
+    ("bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl"),
+    (*("banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake"),),
+    ("chair", "couch", "potted plant", "bed", "dining table", "toilet"),
+    ("tv", "laptop", "mouse", "remote", "keyboard", "cell phone"),
+    ("microwave", "oven", "toaster", "sink", "refrigerator"),
+    ("book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
+)
 COLORED = (  # classes whose own colour fills the middle of their box
     *("car", "truck", "bus", "train", "motorcycle", "boat", "airplane", "umbrella", "handbag", "backpack"),
-    *("suitcase", "surfboard", "snowboard", "kite", "couch", "bed", "cup", "bowl", "vase", "tie", "frisbee"),
-    *("horse", "dog", "cat", "cow", "sheep", "bear", "teddy bear", "refrigerator", "fire hydrant", "chair"),
+    *("suitcase", "surfboard", "snowboard", "kite", "couch", "cup", "bowl", "vase", "tie", "frisbee"),
+    *("horse", "dog", "cat", "cow", "sheep", "bear", "teddy bear", "refrigerator", "fire hydrant"),
     *("bottle", "book", "toilet", "sports ball", "bird", "apple", "banana", "skateboard", "remote", "laptop"),
     *("cell phone", "oven", "baseball glove", "toothbrush"),
 )
@@ -233,6 +259,12 @@ def mentions_of(category: str) -> frozenset[str]:
 def confused_with(category: str) -> frozenset[str]:
     """The classes that a word for this one may mean, itself included."""
     return frozenset({category}.union(*(group for group in CONFUSED if category in group)))
+
+
+@cache
+def kind_of(category: str) -> frozenset[str]:
+    """The classes of the same kind, itself among them."""
+    return frozenset({category}.union(*(kind for kind in KINDS if category in kind)))
 
 
 @cache

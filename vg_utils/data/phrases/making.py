@@ -18,10 +18,12 @@ from vg_utils.data.phrases.families import propose
 from vg_utils.data.phrases.meaning import Meaning, execute, only_one
 from vg_utils.data.phrases.objects import Objects
 from vg_utils.data.phrases.people import prove_people
+from vg_utils.data.phrases.told import tell
 from vg_utils.data.phrases.wording import say
 
 MEANT_AREA, LEAST_AREA, LEAST_SIDE = 0.01, 0.003, 0.03  # shares of the image: below, few and no phrases
-PER_OBJECT, PER_PERSON, PER_SMALL, PER_PICTURE = 12, 9, 2, 48
+PER_OBJECT, PER_PERSON, PER_SMALL, PER_PICTURE = 14, 14, 2, 64
+CAPTIONS = 14  # phrases of an object that are taken from captions
 LEAST_PHRASES, MOST_WAYS = 6, 4  # of an object, if it has them; in which one meaning is put into words
 CROWDED = 10  # so many of a class: data sets stop listing them one by one
 PRESENT_PER_ABSENT = 2.5
@@ -111,6 +113,7 @@ def look_at(picture: Picture, words: Sequence[list[str]]) -> Objects:
         objects.measured = measure(read_pixels(picture.path, picture.size_wh), boxes, person, colored)
     objects.people = prove_people(words, objects)
     objects.cache.clear()  # words for people were asked before it was known who they are
+    objects.told = tell(words, objects)
     return objects
 
 
@@ -118,14 +121,14 @@ def present(objects: Objects, words: Sequence[list[str]], random: Random, left_o
     """Phrases of the image's objects, at most `PER_PICTURE`, spread over objects and families."""
     kept: dict[int, list[Phrase]] = {i: [] for i in range(len(objects))}
     if words:
-        for i, text, meaning in captions.phrases(words, objects):
+        for i, text, meaning in captions.phrases(words, objects, random):
             if text not in [phrase.text for phrase in kept[i]]:
                 kept[i].append(Phrase(text, "caption", meaning, i))
     for i in range(len(objects)):
         limit = room(objects, i, left_out)
         own = kept[i] if limit else []
         random.shuffle(own)
-        kept[i] = own[: (limit + 1) // 2] + of_object(objects, i, random, limit, left_out)
+        kept[i] = own[:CAPTIONS] + of_object(objects, i, random, limit, left_out)
     texts = Counter(phrase.text for own in kept.values() for phrase in own)
     order = sorted(kept, key=lambda i: -objects.areas[i])
     found: list[Phrase] = []
@@ -157,31 +160,29 @@ def room(objects: Objects, i: int, left_out: Counter) -> int:
 
 def of_object(objects: Objects, i: int, random: Random, limit: int, left_out: Counter) -> list[Phrase]:
     """Up to `limit` proved phrases of an object, of as many families as it has."""
-    by_family: dict[str, list[Phrase]] = {}
+    by_family: dict[str, list[Meaning]] = {}
     for family, meanings in propose(objects, i, random).items() if limit else ():
         for meaning in meanings:
-            if only_one(meaning, objects) != i:
+            if only_one(meaning, objects) == i:
+                by_family.setdefault(family, []).append(meaning)
+            else:
                 left_out[f"{family}: {why_not(meaning, objects, i)}"] += 1
-                continue
-            text = say(meaning, random)
-            by_family.setdefault(family, []).append(Phrase(text, family, meaning, i))
-    meanings = sum(map(len, by_family.values()))
-    ways = min(MOST_WAYS, max(2, LEAST_PHRASES // max(1, meanings)))
-    for family, phrases in by_family.items():  # said in other ways too, if there is room after all others
-        again = [phrase for phrase in phrases for _ in range(ways - 1)]
-        phrases[:0] = [Phrase(say(p.meaning, random), family, p.meaning, i) for p in again]
+    proved = sum(map(len, by_family.values()))
+    ways = min(MOST_WAYS, max(2, LEAST_PHRASES // max(1, proved)))
+    for meanings in by_family.values():  # said in other ways too, if there is room after all others
+        meanings[:0] = [meaning for meaning in meanings for _ in range(ways - 1)]
     found: list[Phrase] = []
     texts: set[str] = set()
     families = list(by_family)
     while families and len(found) < limit:
         random.shuffle(families)
         for family in list(families):
-            phrase = by_family[family].pop()
+            meaning = by_family[family].pop()
             if not by_family[family]:
                 families.remove(family)
-            if phrase.text not in texts and len(found) < limit:
-                texts.add(phrase.text)
-                found.append(phrase)
+            if len(found) < limit and (text := say(meaning, random)) not in texts:
+                texts.add(text)
+                found.append(Phrase(text, family, meaning, i))
     return found
 
 

@@ -1,17 +1,20 @@
 """What a phrase means: a noun and filters, applied in order to the objects of an image.
 
 A meaning is plain data: `(noun, filter, filter ...)`. The noun is `("main", word)`, the large objects that
-the word may mean, or `("all", word)`. Each filter is a tuple of its kind and values:
+the word may mean, `("all", word)`, or `("chief", word)`, the one that dwarfs all others. Each filter is a
+tuple of its kind and values:
 
     ("color", part, name)        part is "whole", "top", "bottom", "any" (whatever somebody wears)
     ("side", name)               in the left, right, middle, top or bottom of the image
     ("corner", level, side)      in the top or bottom, left or right of it
     ("most", direction)          farther in a direction than all others of those left over so far
     ("rank", k, direction)       the k-th from a side, of those left over so far
+    ("inner",)                   of exactly three in a row, the one between the others
     ("pair", side)               of exactly two, the one on that side
     ("relation", name, meaning)  stands in a relation to something that fits another meaning
     ("nearest", meaning)         nearer to it than all others of those left over so far
     ("other", name)              of exactly two, the one that stands in a relation to the other
+    ("told", text)               of whom a caption says so; it may be true of everybody else
 
 A phrase is kept if exactly one object may fit its meaning and that one fits for certain; an absent phrase, if
 no object may fit.
@@ -42,7 +45,7 @@ def execute(meaning: Meaning, objects: Objects) -> Fit:
             fit = execute(tuple(before), objects)
             found = FILTERS[kind](objects, fit, *values) if fit.maybe else NOTHING
         else:
-            found = objects.named(values[0], everyone=kind == "all")
+            found = objects.named(values[0], among=kind)
         objects.cache[meaning] = found
     return found
 
@@ -162,16 +165,20 @@ AHEAD = {
 
 
 ROW_HEIGHTS = 2.2  # of the tallest and the least tall that are counted together
+ROW_AREAS = 4.0  # likewise of areas: nobody counts what shows as a strip
 ROW_LEVELS = 0.7  # how far apart their middles may be, as a share of the tallest's height
 
 
 def by_rank(objects: Objects, fit: Fit, rank: int, direction: str) -> Fit:
     """Certain where all who may be meant are meant, and stand clear of each other up to the one after."""
+    if fit.maybe.bit_count() < rank and not fit.maybe & objects.crowd:
+        return NOTHING  # of two there is no third
     if fit.sure != fit.maybe or fit.sure.bit_count() <= rank:
         return Fit(0, fit.maybe)
     row = members(fit.sure)
-    heights, levels = objects.height[row], objects.y[row]
-    if heights.max() > ROW_HEIGHTS * heights.min() or np.ptp(levels) > ROW_LEVELS * heights.max():
+    heights, levels, areas = objects.height[row], objects.y[row], objects.area[row]
+    alike = heights.max() < ROW_HEIGHTS * heights.min() and areas.max() < ROW_AREAS * areas.min()
+    if not alike or np.ptp(levels) > ROW_LEVELS * heights.max():
         return Fit(0, fit.maybe)  # no row: nobody counts the far ones with the near ones
     ahead = AHEAD[direction]
     rows = [(i, objects.corners[i], objects.areas[i]) for i in row]
@@ -181,6 +188,10 @@ def by_rank(objects: Objects, fit: Fit, rank: int, direction: str) -> Fit:
     if all(ahead(one, other) for k, one in enumerate(rows[:rank]) for other in rows[k + 1 :]):
         return Fit(1 << rows[rank - 1][0], 1 << rows[rank - 1][0])
     return Fit(0, fit.maybe)
+
+
+def by_inner(objects: Objects, fit: Fit) -> Fit:
+    return by_rank(objects, fit, 2, "left") if fit.sure.bit_count() == 3 else Fit(0, fit.maybe)
 
 
 def by_pair(objects: Objects, fit: Fit, side: str) -> Fit:
@@ -231,14 +242,20 @@ def by_other(objects: Objects, fit: Fit, name: str) -> Fit:
     return Fit(sure, maybe)
 
 
+def by_told(objects: Objects, fit: Fit, text: str) -> Fit:
+    return Fit(fit.sure & objects.told.get(text, 0), fit.maybe)
+
+
 FILTERS = {
     "color": by_color,
     "side": by_side,
     "corner": by_corner,
     "most": by_most,
     "rank": by_rank,
+    "inner": by_inner,
     "pair": by_pair,
     "relation": by_relation,
     "nearest": by_nearest,
     "other": by_other,
+    "told": by_told,
 }

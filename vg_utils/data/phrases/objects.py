@@ -18,7 +18,7 @@ from vg_utils.data.phrases.colors import NAMES, Measured
 
 MAIN_RATIO = 15  # an object with less than 1/15 of the largest one's area is not meant by a bare name
 SURELY_MAIN_RATIO = 6
-SAME_OBJECT_IOU = 0.6  # two boxes of one class that overlap so much may be one object
+CHIEF_RATIO, CHIEF_TOGETHER = 0.1, 0.2  # of the largest one's area: each other one and all others at most
 
 
 class Fit(NamedTuple):
@@ -43,6 +43,7 @@ class Objects:
         measured: colours, or None.
         people: kind of person ("man", "woman" ...) -> set of the people who are of it, as captions prove.
         known: the classes that the data set annotates; None for all.
+        told: what captions say of objects, to follow a noun ("standing in the grass") -> whom it is true of.
     """
 
     boxes: np.ndarray
@@ -52,6 +53,7 @@ class Objects:
     measured: Measured | None = None
     people: dict[str, int] = field(default_factory=dict)
     known: frozenset[str] | None = None
+    told: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         x1, y1, x2, y2 = self.boxes.T
@@ -115,21 +117,22 @@ class Objects:
         people = (person & (self.intersection > 0.25 * self.area[None, :])).sum(1)
         return ((same & inside & smaller).sum(1) >= 3) | (carried & (people >= 3) & (self.area > 0.02))
 
-    def named(self, word: str, everyone: bool = False) -> Fit:
+    def named(self, word: str, among: str = "main") -> Fit:
         """The objects that a noun may mean, see `_named`."""
-        key = ("all" if everyone else "main", word)
+        key = (among, word)
         found = self.cache.get(key)
         if found is None:
-            found = self.cache[key] = self._named(word, everyone)
+            found = self.cache[key] = self._named(word, among)
         return found
 
-    def _named(self, word: str, everyone: bool) -> Fit:
+    def _named(self, word: str, among: str) -> Fit:
         """The objects that a noun may mean.
 
         Args:
             word: a noun of the lexicon, or a class name.
-            everyone: else a word means the large ones: those below 1/15 of the largest one's area are left
-                out, as a person does who says "the man" in front of a crowd.
+            among: "all"; "main" for the large ones: those below 1/15 of the largest one's area are left out,
+                as a person does who says "the man" in front of a crowd; "chief" for the largest one where it
+                dwarfs the others, each and all together: a caption speaks of what is large.
         """
         certain, possible = lexicon.classes_of(word)
         sure = maybe = 0
@@ -142,7 +145,9 @@ class Objects:
             sure = union(self.people.get(kind, 0) for kind in certainly)
             allowed = {*certainly, *perhaps}
             maybe &= ~union(people for kind, people in self.people.items() if kind not in allowed)
-        if not everyone and maybe:
+        if among == "chief":
+            return self._dwarfing(sure & ~self.crowd, maybe)
+        if among == "main" and maybe:
             largest = max((self.areas[i] for i in members(sure & ~self.crowd)), default=0.0)
             for i in members(maybe):
                 area = self.areas[i]
@@ -153,6 +158,16 @@ class Objects:
                 elif area * SURELY_MAIN_RATIO < largest:
                     sure &= ~(1 << i)
         return Fit(sure & maybe & ~self.crowd, maybe)
+
+    def _dwarfing(self, sure: int, maybe: int) -> Fit:
+        """The largest of `sure` alone, if all others of `maybe` are far smaller."""
+        largest = max(members(sure), key=self.areas.__getitem__, default=None)
+        if largest is None:
+            return Fit(0, maybe)
+        others = [self.areas[i] / self.areas[largest] for i in members(maybe) if i != largest]
+        if max(others, default=0.0) > CHIEF_RATIO or sum(others) > CHIEF_TOGETHER:
+            return Fit(0, maybe)
+        return Fit(1 << largest, 1 << largest)
 
     def colored(self, part: str, color: str) -> Fit:
         """The objects of a colour; `part` is "whole", "top", "bottom", or "any" for what somebody wears."""

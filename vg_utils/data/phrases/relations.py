@@ -35,7 +35,8 @@ def right_of(objects: Objects) -> Tables:
 def above(objects: Objects) -> Tables:
     y, (_, y1, _, y2) = objects.y, objects.boxes.T
     apart = (y2[:, None] < y[None, :]) & (y[:, None] < y1[None, :]) & (y[None, :] - y[:, None] > 0.1)
-    airborne = of_classes(objects, lexicon.AIRBORNE) & ~of_classes(objects, lexicon.WORN)
+    # An airplane may stand on the ground behind what is "below" it.
+    airborne = of_classes(objects, lexicon.AIRBORNE) & ~of_classes(objects, (*lexicon.WORN, "airplane"))
     hung = airborne | of_classes(objects, lexicon.STACKED)
     level = (hung[:, None] & hung) | (
         airborne[:, None] ^ airborne
@@ -85,11 +86,22 @@ def on(objects: Objects) -> Tables:
     _, _, _, bottom = objects.boxes.T
     y1, y2 = objects.boxes[:, 1], objects.boxes[:, 3]
     inside = objects.intersection / objects.area[:, None]
-    thing = ~of_classes(objects, (lexicon.PERSON, *lexicon.SUPPORTS, "tie", "backpack", "tv"))
+    never = (
+        lexicon.PERSON,
+        *lexicon.SUPPORTS,
+        *lexicon.VEHICLES,
+        *lexicon.LARGE_ANIMALS,
+        *lexicon.WORN,
+        "tv",
+    )
+    thing = ~of_classes(objects, never)
     support = of_classes(objects, lexicon.SUPPORTS)
     within = (bottom[:, None] < y2 - 0.1 * objects.height) & (bottom[:, None] > y1 + 0.1 * objects.height)
     smaller = objects.area[:, None] < 0.6 * objects.area[None, :]
     nearby = objects.intersection > 0
+    # What lies within a person who sits there is in hand; tables alone have people behind them.
+    people = inside[:, of_classes(objects, (lexicon.PERSON,))].max(1, initial=0) > 0.5
+    support = support & (~people[:, None] | of_classes(objects, ("dining table",)))
     return (inside > 0.7) & within & smaller & thing[:, None] & support, nearby
 
 
@@ -113,7 +125,7 @@ def under_umbrella(objects: Objects) -> np.ndarray:
     high = (y1 < y1[:, None] + 0.1 * objects.height[:, None]) & (
         y2 > y1[:, None] + 0.05 * objects.height[:, None]
     )
-    fits = (objects.width < 2.5 * objects.width[:, None]) & (objects.width > 0.7 * objects.width[:, None])
+    fits = (objects.width < 2 * objects.width[:, None]) & (objects.width > 0.7 * objects.width[:, None])
     return beside & high & fits & (objects.intersection > 0) & (objects.y < objects.y[:, None])
 
 
@@ -136,6 +148,7 @@ def riding(objects: Objects) -> Tables:
     feet = (y2[:, None] > y1 + 0.35 * objects.height) & (y2[:, None] < y2 - 0.05 * objects.height)
     inside = objects.intersection / np.minimum(objects.area[:, None], objects.area[None, :])
     size = (objects.height[:, None] > 0.5 * objects.height) & (objects.height[:, None] < 1.6 * objects.height)
+    size &= objects.area[:, None] > 0.3 * objects.area  # else the bike is near and the person far behind it
     mounted = mount & centred & higher & feet & (inside > 0.3) & size
     level = (objects.y - y1[:, None]) / objects.height[:, None]
     touches = (

@@ -7,144 +7,19 @@ from random import Random
 from vg_utils.data.phrases import lexicon
 from vg_utils.data.phrases.meaning import Meaning
 from vg_utils.data.phrases.relations import INVERSE
-
-ORDINALS = {2: ("second", "2nd", "second"), 3: ("third", "3rd", "third"), 4: ("fourth", "4th"), 1: ("first",)}
-SIDES = {  # ways to say where, before the noun and after it
-    "left": (
-        ("left", "left", "left side", "left hand"),
-        (
-            *("on the left", "on the left", "on left", "to the left", "at left", "on the left side"),
-            *(
-                "on the left hand side",
-                "in the left",
-                "on the left of the picture",
-                "on the left side of the photo",
-            ),
-            *("at the left of the image", "to the left side", "on left side"),
-        ),
-    ),
-    "middle": (
-        ("middle", "center", "middle"),
-        (
-            "in the middle",
-            "in the center",
-            "in middle",
-            "in the middle of the picture",
-            "at the center",
-            "in center",
-        ),
-    ),
-    "top": (("top", "upper"), ("at the top", "on top", "on the top", "at the top of the picture", "at top")),
-    "bottom": (
-        ("bottom", "lower"),
-        ("at the bottom", "on the bottom", "at bottom", "at the bottom of the picture"),
-    ),
-}
-LEVELS = {"top": ("top", "top", "upper"), "bottom": ("bottom", "bottom", "lower")}
-MOST = {
-    "left": (
-        ("leftmost", "far left", "left most", "far left"),
-        (
-            *("on the far left", "on far left", "furthest to the left", "farthest left", "at the far left"),
-            *(
-                "all the way on the left",
-                "closest to the left edge",
-                "on the far left side",
-                "to the far left",
-            ),
-        ),
-    ),
-    "top": (("top", "topmost", "highest"), ("at the very top", "highest up", "at the top")),
-    "bottom": (("bottom", "lowest"), ("at the very bottom", "lowest down", "at the bottom")),
-    "largest": (("biggest", "largest", "big", "large", "bigger", "larger"), ()),
-    "smallest": (("smallest", "small", "smaller", "littlest", "tiny"), ()),
-    "front": (
-        ("closest", "nearest", "front", "closer"),
-        (
-            *(
-                "in front",
-                "in the front",
-                "closest to the camera",
-                "in the foreground",
-                "nearest to the camera",
-            ),
-            *("closest to us", "closest", "up front", "nearest the viewer"),
-        ),
-    ),
-    "back": (
-        ("farthest", "back", "background", "furthest"),
-        (
-            *("in the background", "in the back", "in back", "farthest from the camera", "furthest away"),
-            *("in background", "farthest away", "at the back", "in the distance"),
-        ),
-    ),
-}
-WORN = {  # ways to say what colour somebody wears; "{}" is the colour
-    "any": (
-        *("in {}", "wearing {}", "in {}", "dressed in {}"),
-        *(
-            "in a {} shirt",
-            "wearing a {} shirt",
-            "with {} shirt",
-            "in {} shirt",
-            "in {} top",
-            "wearing a {} top",
-        ),
-    ),
-    "top": (
-        *(
-            "in a {} shirt",
-            "wearing a {} shirt",
-            "with a {} shirt",
-            "in {} shirt",
-            "in the {} shirt",
-            "with {} shirt",
-        ),
-        *("wearing a {} top", "in a {} top", "in {} top"),
-    ),
-    "bottom": ("in {} pants", "wearing {} pants", "with {} pants", "in {} trousers", "who wears {} pants"),
-}
-RELATIONS = {
-    "left of": ("to the left of", "left of", "on the left of", "to the left side of", "on the left side of"),
-    "above": ("above", "over", "above"),
-    "below": ("below", "under", "beneath", "underneath"),
-    "next to": ("next to", "beside", "by", "near", "next to", "close to"),
-    "behind": ("behind", "in back of", "behind", "standing behind"),
-    "in front of": ("in front of", "in front of", "standing in front of"),
-    "on": ("on", "on top of", "lying on", "on"),
-    "holding": ("holding", "holding", "with", "who is holding", "who holds", "carrying", "that has"),
-    "wearing": ("wearing", "with", "wearing", "who is wearing", "that has on"),
-    "riding": ("riding", "on", "who is riding", "riding on", "on top of", "who rides"),
-    "sitting on": ("sitting on", "on", "seated on", "who is sitting on", "sitting down on", "who sits on"),
-    "having": ("with", "who has", "with", "that has"),
-}
-ON_SKIS = ("on", "wearing", "with", "riding", "who is on")
-BEHIND_THINGS = ("behind", "in back of", "behind")
-INVERSES = {  # "{}" is the person
-    "holding": (
-        *("held by {}", "that {} is holding", "{} is holding", "in the hands of {}", "being held by {}"),
-        *("which {} is holding", "carried by {}"),
-    ),
-    "wearing": ("worn by {}", "that {} is wearing", "{} is wearing", "on {}"),
-    "riding": (
-        "that {} is riding",
-        "{} is riding",
-        "ridden by {}",
-        "under {}",
-        "being ridden by {}",
-        "with {} on it",
-    ),
-    "sitting on": (
-        "that {} is sitting on",
-        "{} is sitting on",
-        "with {} sitting on it",
-        "{} sits on",
-        "under {}",
-    ),
-    "having": ("of {}", "with {}", "that {} has"),
-    "on": ("with {} on it", "that has {} on it", "with {} on top"),
-}
-NEAREST = ("closest to", "nearest to", "nearest", "closest to")
+from vg_utils.data.phrases.ways import (
+    COLOR_WORDS,
+    INNER,
+    INVERSES,
+    LEVELS,
+    MOST,
+    NEAREST,
+    ON_SKIS,
+    ORDINALS,
+    RELATIONS,
+    SIDES,
+    WORN,
+)
 
 
 def say(
@@ -160,19 +35,27 @@ def say(
         inner: the phrase says where another thing is; what hangs on its noun is then kept short.
     """
     (_, word), *filters = meaning
-    person = lexicon.class_of_word(word) == lexicon.PERSON or word == lexicon.PERSON
+    person = is_person(word)
+    if person and not inner and (words := telegram(word, filters, random)):
+        return with_determiner(random.choice(("", "", "the")), words)
     before, after, hangs, definite = [], [], [], False
     for kind, *values in filters:
         pre, post = WAYS[kind](values, word, random)
-        definite |= kind in ("most", "rank", "pair", "nearest", "other")
+        definite |= kind in ("most", "rank", "inner", "pair", "nearest", "other")
+        if kind == "rank" and pre:  # "the second person from the left"
+            before.append(pre)
+            after.append(post)
+            hangs.append(0)
+            continue
         # A noun carries two words before it at most: "the large left red car" is nobody's way to speak.
         if pre and (not post or (len(before) < 1 and random.random() < 0.5)):
             before.append(pre)
         else:
             after.append(post)
-            hangs.append(kind == "relation")
+            hangs.append({"relation": 1, "told": 2}.get(kind, 0))
     # What leans on another thing comes last, or its place would be taken for that thing's.
-    after = [post for last in (False, True) for post, own in zip(after, hangs, strict=True) if own is last]
+    after = [post for _, post in sorted(zip(hangs, after, strict=True), key=lambda pair: pair[0])]
+    join_doings(after, random)
     if kind_is(filters, "color") and len(filters) > 1:
         before.sort(key=lambda word: word in COLOR_WORDS)
     if (
@@ -197,7 +80,34 @@ def say(
     return with_determiner(determiner, words)
 
 
-NO_LINK = ("with", "of", "{}", "a ", "the ", "an ", "person is")
+def join_doings(after: list[str], random: Random) -> None:
+    """Join what somebody does by "and": "wearing a red shirt and holding an umbrella"."""
+    for k in range(1, len(after)):
+        first, second = (text.removeprefix("who is ") for text in after[k - 1 : k + 1])
+        doings = first.split()[0].endswith("ing") and second.split()[0].endswith("ing")
+        if doings and random.random() < 0.7:
+            after[k] = f"and {second}"
+
+
+def is_person(word: str) -> bool:
+    return word == lexicon.PERSON or lexicon.class_of_word(word) == lexicon.PERSON
+
+
+def telegram(word: str, filters: list, random: Random) -> str | None:
+    """Short, as people type: "red shirt", "blue shirt guy", "umbrella man"; None mostly."""
+    if len(filters) != 1 or random.random() > 0.15:
+        return None
+    kind, *values = filters[0]
+    if kind == "color" and values[0] in ("top", "any"):
+        noun = "" if word == lexicon.PERSON and random.random() < 0.5 else f" {word}"
+        return f"{values[1]} shirt{noun}"
+    if kind == "relation" and values[0] in ("holding", "wearing") and len(values[1]) == 1:
+        thing = values[1][0][1]
+        return f"{thing} {word}" if thing not in lexicon.PLURAL_CLASSES else None
+    return None
+
+
+NO_LINK = ("with", "of", "{}", "a ", "the ", "an ", "person is", "from")
 
 
 def kind_is(filters: list, kind: str) -> bool:
@@ -221,22 +131,6 @@ def with_determiner(determiner: str, words: str) -> str:
     if determiner == "a" and words[0] in "aeiou" and not words.startswith(("one", "uni")):
         determiner = "an"
     return f"{determiner} {words}".strip()
-
-
-COLOR_WORDS = (
-    "black",
-    "white",
-    "gray",
-    "grey",
-    "red",
-    "orange",
-    "yellow",
-    "green",
-    "blue",
-    "purple",
-    "pink",
-    "brown",
-)
 
 
 def sided(ways: dict, side: str, place: int, random: Random) -> str:
@@ -285,9 +179,14 @@ def say_most(values: list, word: str, random: Random) -> tuple[str, str]:
 
 
 def say_rank(values: list, word: str, random: Random) -> tuple[str, str]:
+    """Both parts are said, where there are two."""
     rank, side = values
     ordinal, start = random.choice(ORDINALS[rank]), random.choice(("from the ", "from ", "from the "))
-    return "", f"{ordinal} {start}{side}"
+    return (ordinal, start + side) if random.random() < 0.5 else ("", f"{ordinal} {start}{side}")
+
+
+def say_inner(values: list, word: str, random: Random) -> tuple[str, str]:
+    return random.choice(INNER[0]), random.choice(INNER[1])
 
 
 def say_relation(values: list, word: str, random: Random) -> tuple[str, str]:
@@ -305,11 +204,7 @@ def say_relation(values: list, word: str, random: Random) -> tuple[str, str]:
         )
     elif name == "right of":
         link = random.choice(RELATIONS["left of"]).replace("left", "right")
-    elif (
-        name in ("behind", "in front of")
-        and lexicon.class_of_word(word) != lexicon.PERSON
-        and word != "person"
-    ):
+    elif name in ("behind", "in front of") and not is_person(word):
         link = random.choice(RELATIONS[name][:-1])
     else:
         link = random.choice(RELATIONS[name])
@@ -325,7 +220,15 @@ def say_other(values: list, word: str, random: Random) -> tuple[str, str]:
     link = RELATIONS["left of"] if name == "right of" else RELATIONS[name]
     chosen = random.choice(link if name not in ("behind", "in front of") else link[:2])
     chosen = chosen.replace("left", "right") if name == "right of" else chosen
-    return "", f"{chosen} the other {random.choice((word, word, 'one'))}"
+    other = random.choice((f"the other {word}", f"the other {word}", "the other one", f"another {word}"))
+    return "", f"{chosen} {other}"
+
+
+def say_told(values: list, word: str, random: Random) -> tuple[str, str]:
+    text = values[0]
+    if text.split()[0].endswith("ing") and random.random() < 0.3:
+        text = ("who is " if is_person(word) else random.choice(("that is ", "which is "))) + text
+    return "", text
 
 
 WAYS = {
@@ -334,8 +237,10 @@ WAYS = {
     "corner": say_corner,
     "most": say_most,
     "rank": say_rank,
+    "inner": say_inner,
     "pair": say_side,
     "relation": say_relation,
     "nearest": say_nearest,
     "other": say_other,
+    "told": say_told,
 }

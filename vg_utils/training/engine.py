@@ -27,9 +27,9 @@ from vg_utils.evaluation.metrics import summarise
 from vg_utils.evaluation.rows import predict_rows
 from vg_utils.evaluation.similarity import add_clip_similarity, judge_for
 from vg_utils.models import build_model
+from vg_utils.models.backbones import Backbone
 from vg_utils.models.base import EndToEnd, Features, GroundingModel
 from vg_utils.models.checkpoints import load_state, save_checkpoint, save_history
-from vg_utils.models.clip import ClipBackbone
 from vg_utils.models.precision import best_precision
 from vg_utils.training.averages import MovingAverage, RunningTotals
 from vg_utils.training.claims import check_claim, digest_of
@@ -178,7 +178,7 @@ class _Run:
         return means | {"pairs_per_second": speed}
 
     def validate(
-        self, examples: Examples, loader: GroundingLoader, judge: ClipBackbone | None
+        self, examples: Examples, loader: GroundingLoader, judge: Backbone | None
     ) -> dict[str, float]:
         """Scores on `val`: each process has its share of the images, and each image counts once.
 
@@ -202,7 +202,7 @@ class _Run:
         }
 
     def _answers(
-        self, examples: Examples, loader: GroundingLoader, judge: ClipBackbone | None
+        self, examples: Examples, loader: GroundingLoader, judge: Backbone | None
     ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
         """Rows of this process's share of `val`, and of its absent phrases: a list of the one pair."""
         device, size = self.accelerator.device, self.config.model.image_size

@@ -221,7 +221,9 @@ def test_concatenation_equals_the_seeds_way():
     maps, text, index = inputs_for(model)
     repeated = text["pooled"][:, :, None, None].expand(-1, -1, *maps.shape[2:])
     naive = model.fusion.conv(torch.cat([maps[index], repeated], dim=1))
-    torch.testing.assert_close(model.fusion(maps, text, index), naive, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        model.fusion(model.fusion.prepare(maps), text, index), naive, atol=1e-5, rtol=1e-4
+    )
 
 
 def test_attention_to_one_vector_answers_all_positions_alike():
@@ -245,11 +247,17 @@ def test_attention_to_tokens_answers_each_position_and_ignores_padding():
     spread = (answers - answers.mean(dim=1, keepdim=True)).abs().amax(dim=(1, 2))
     assert (spread > 1e-3).all()
     other = text | {"tokens": torch.where(text["mask"][..., None] > 0, text["tokens"], 7.0)}
-    torch.testing.assert_close(model.fusion(maps, other, index), model.fusion(maps, text, index))
+    torch.testing.assert_close(
+        model.fusion(model.fusion.prepare(maps), other, index),
+        model.fusion(model.fusion.prepare(maps), text, index),
+    )
     # A cache pads with zeros and keeps half the digits.
     padded = {name: F.pad(t, (0, 0) * (t.ndim - 2) + (0, 4)).half().float() for name, t in text.items()}
     torch.testing.assert_close(
-        model.fusion(maps, padded, index), model.fusion(maps, text, index), atol=5e-3, rtol=1e-2
+        model.fusion(model.fusion.prepare(maps), padded, index),
+        model.fusion(model.fusion.prepare(maps), text, index),
+        atol=5e-3,
+        rtol=1e-2,
     )
 
 
@@ -410,7 +418,12 @@ def test_full_size():
         assert text_features["pooled"].shape == (2, 1024)
         torch.testing.assert_close(text_features["pooled"].norm(dim=1), torch.ones(2))
         index = torch.zeros(2, dtype=torch.long)
-        assert model.fusion(image_features["map"], text_features, index).shape == (2, 2048, 7, 7)
+        assert model.fusion(model.fusion.prepare(image_features["map"]), text_features, index).shape == (
+            2,
+            2048,
+            7,
+            7,
+        )
         outputs = model(image_features, text_features, index)
     assert outputs["objectness"].shape == (2, 735)
     assert outputs["boxes_cxcywh"].shape == (2, 4)

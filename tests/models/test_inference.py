@@ -52,15 +52,10 @@ def test_the_copy_answers_as_the_model(name, batch):
 
 
 def test_the_backbone_for_photographs_folds_as_well(batch):
-    backbone = {
-        "model__clip__name": "photos",
-        "model__clip__weights": "random",
-        "model__pyramid__hrnet": False,
-    }
-    model = built("dense-grounder", **backbone)
+    model = built("dense-grounder", **PHOTOS)
+    batch = replace(batch, tokens=model.tokenizer(batch.texts))
     made = inference_copy(model, CPU)
-    left = [m for m in made.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert not left
+    assert not [m for m in made.modules() if isinstance(m, nn.BatchNorm2d)]
     torch.testing.assert_close(answers(made, batch), answers(model, batch), atol=2e-4, rtol=1e-3)
 
 

@@ -327,7 +327,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verb("demo", _later, "A page to try a model on", settings=True)
     command = verb("benchmark", _benchmark, "Measure speed, as ratios against a stated baseline")
-    names = "decoding, grouping, caching, grounding or proposals (default: all)"
+    names = "decoding, grouping, caching, grounding, answering, training, proposals (default: all)"
     command.add_argument("name", nargs="?", help=names)
     command.set_defaults(takes_settings=True)  # what the benchmark itself understands
     return parser

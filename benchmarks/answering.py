@@ -29,7 +29,7 @@ from benchmarks._timing import (
     options,
     seconds_of,
 )
-from benchmarks._work import photographs
+from benchmarks._work import largest_difference, photographs
 
 SYSTEMS = ("dense-grounder", "clip-hrnet", "clip-rpn-attention", "transvg")
 PHRASES = 10
@@ -67,16 +67,13 @@ def measure(
         comparisons.append(Comparison(title, baseline, seconds, len(phrases), "ms"))
     if other is not None:
         other.close()
+    plain = given.pop(PLAIN)
     checks = {
-        f"{model}: pixels between the boxes of {name} and step by step": (boxes - given[PLAIN])
-        .abs()
-        .max()
-        .item()
+        f"{model}: pixels between boxes, {name} to {PLAIN}": largest_difference(boxes, plain)
         for name, boxes in given.items()
-        if name != PLAIN
     }
-    spread = (given[PLAIN] - given[PLAIN][0]).abs().max().item()
-    return comparisons, checks | {f"{model}: pixels between the boxes of different phrases": spread}
+    spread = largest_difference(plain, plain[:1].expand_as(plain))
+    return comparisons, checks | {f"{model}: pixels between boxes of different phrases": spread}
 
 
 def dino(image: str, rounds: int) -> Comparison:

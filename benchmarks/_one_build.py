@@ -82,9 +82,10 @@ class Training:
         full: RefCOCOg's full size; else that of RefScenes.
         images: in the batch.
         phrases: texts, which are dealt out to the images; every fifth fits nothing where that is learned.
+        graphs: record the image encoder, see `vg_utils.training.acceleration`.
     """
 
-    def __init__(self, model: str, full: bool, images: int, phrases: list[str]) -> None:
+    def __init__(self, model: str, full: bool, images: int, phrases: list[str], graphs: bool = False) -> None:
         torch.manual_seed(0)
         config = settings(model, full, tuning="full")
         self.model = build_model(model, config.model).to(DEVICE).train()
@@ -100,11 +101,17 @@ class Training:
         self.targets = targets.to(DEVICE)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=DEVICE.type == "cuda" or None)
+        self.network = self.model.predict
+        if graphs:
+            from vg_utils.training.acceleration import RecordedImages
+
+            self.network = RecordedImages(self.model)
+            self.network.record(self.images, torch.bfloat16)
 
     def step(self) -> None:
         """One step."""
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda"):
-            outputs = self.model.predict(self.images, self.tokens, self.index)
+            outputs = self.network(self.images, self.tokens, self.index)
         losses = self.model.losses({k: v.float() for k, v in outputs.items()}, self.targets)
         sum(weight * losses[name] for name, weight in self.model.loss_weights.items()).backward()
         self.optimizer.step()

@@ -18,7 +18,7 @@ from benchmarks._work import EXPRESSIONS, typical_start
 from vg_utils.refscenes.scenes import make_scenes
 
 SYSTEMS = ("dense-grounder", "clip-rpn-attention", "clip-hrnet")
-THIS, OTHER = "this build", "the other build"
+THIS, GRAPHS, OTHER = "this build", "this build, image encoder recorded", "the other build"
 
 
 def phrases_of(images: int) -> list[str]:
@@ -33,8 +33,11 @@ def measure(
 ) -> tuple[Comparison, dict[str, float]]:
     """Steps of one system."""
     arguments = {"model": model, "full": full, "images": images, "phrases": phrases_of(images)}
-    this = Training(**arguments)
-    clocks, profiles = {THIS: partial(seconds_of, this.step)}, {THIS: this.profile()}
+    builds = {THIS: Training(**arguments)}
+    if device().type == "cuda":
+        builds[GRAPHS] = Training(**arguments, graphs=True)
+    clocks = {name: partial(seconds_of, build.step) for name, build in builds.items()}
+    profiles = {name: build.profile() for name, build in builds.items()}
     other = OtherBuild(against, "Training", **arguments) if against else None
     if other is not None:
         clocks, profiles[OTHER] = {OTHER: partial(other.seconds, "step")} | clocks, other.result("profile")

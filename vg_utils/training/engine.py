@@ -14,12 +14,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object, parse_flag_from_env, set_seed
+from accelerate.utils import broadcast, gather_object, set_seed
 from torch import nn
 from tqdm.auto import tqdm
 
 from vg_utils.boxes import paired_iou, to_xyxy
-from vg_utils.config import Config, ConfigError, TrainConfig
+from vg_utils.config import Config, ConfigError
 from vg_utils.data.batches import Batch, GroundingLoader
 from vg_utils.data.resident import ResidentPictures
 from vg_utils.evaluation.calibration import calibrate
@@ -28,9 +28,9 @@ from vg_utils.evaluation.rows import predict_rows
 from vg_utils.evaluation.similarity import add_clip_similarity, judge_for
 from vg_utils.models import build_model
 from vg_utils.models.backbones import Backbone
-from vg_utils.models.base import EndToEnd, Features, GroundingModel
+from vg_utils.models.base import Features, GroundingModel
 from vg_utils.models.checkpoints import load_state, save_checkpoint, save_history
-from vg_utils.models.precision import best_precision
+from vg_utils.training.acceleration import RecordedImages, make_accelerator, record
 from vg_utils.training.averages import MovingAverage, RunningTotals
 from vg_utils.training.claims import check_claim, digest_of
 from vg_utils.training.loaders import Examples, examples_of, load_split, make_loaders
@@ -73,7 +73,7 @@ def fit(
         TrainingError: a loss is not finite; it is stopped before anything is saved.
     """
     run_dir = Path(run_dir)
-    accelerator = _accelerator(config.train)
+    accelerator = make_accelerator(config.train)
     note = check_claim(run_dir, config, resume)  # all look, and nobody writes before everything is sound
     set_seed(config.train.seed)
     splits = splits or {}
@@ -117,12 +117,15 @@ class _Run:
         self.data = data  # a hash of it
         train = config.train
         self.optimizer = make_optimizer(model, train)
-        network: nn.Module = EndToEnd(model)
+        network: nn.Module = RecordedImages(model)
         if accelerator.device.type == "cuda":  # not on processors, where torch 2.11's backward pass can crash
             network = network.to(memory_format=torch.channels_last)
         if train.compile:
             network = torch.compile(network, dynamic=True)
         self.network, self.optimizer, self.loader = accelerator.prepare(network, self.optimizer, loader)
+        if train.graphs:  # of the model where it lies by now
+            seconds = record(accelerator.unwrap_model(self.network), config, accelerator)
+            accelerator.print(f"train.graphs: the image encoder's step was recorded in {seconds:.1f} s")
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.average = None  # of the weights, over the last 1 / (1 - ema) steps or so
         if train.ema:
@@ -318,18 +321,6 @@ class _Run:
     def _terms(self) -> str:
         sums, count = self.totals.sums, self.totals.count.item()
         return ", ".join(f"{name} {value.item() / count:g}" for name, value in sums.items())
-
-
-def _accelerator(train: TrainConfig) -> Accelerator:
-    precision = train.precision
-    if precision == "auto":  # fp16 brings Accelerate's gradient scaler with it
-        # Not asked of a PartialState: one that is made before the Accelerator overlooks this variable.
-        precision = best_precision("cpu" if parse_flag_from_env("ACCELERATE_USE_CPU") else "cuda")
-    return Accelerator(
-        mixed_precision=precision,
-        gradient_accumulation_steps=train.accumulation,
-        step_scheduler_with_optimizer=False,
-    )
 
 
 def _hits(outputs: Features, batch: Batch) -> Features:

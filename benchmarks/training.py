@@ -33,11 +33,10 @@ def measure(
 ) -> tuple[Comparison, dict[str, float]]:
     """Steps of one system."""
     arguments = {"model": model, "full": full, "images": images, "phrases": phrases_of(images)}
-    builds = {THIS: Training(**arguments)}
-    if device().type == "cuda":
-        builds[GRAPHS] = Training(**arguments, graphs=True)
-    clocks = {name: partial(seconds_of, build.step) for name, build in builds.items()}
-    profiles = {name: build.profile() for name, build in builds.items()}
+    clocks, profiles = {}, {}
+    for name in (THIS, GRAPHS) if device().type == "cuda" else (THIS,):
+        build = Training(**arguments, graphs=name == GRAPHS)
+        clocks[name], profiles[name] = partial(seconds_of, build.step), build.profile()
     other = OtherBuild(against, "Training", **arguments) if against else None
     if other is not None:
         clocks, profiles[OTHER] = {OTHER: partial(other.seconds, "step")} | clocks, other.result("profile")
@@ -58,11 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> Report:
     """The command."""
     parser = options("training", "Image-phrase pairs a second of a training step.")
     parser.add_argument("--model", nargs="+", default=SYSTEMS, help="systems (default: three)")
-    parser.add_argument("--images", type=int, help="in a step (default: 64 on a GPU, else 8)")
+    parser.add_argument("--images", type=int, help="in a step (default: 32 on a GPU, else 8)")
     parser.add_argument("--against", metavar="CHECKOUT", help="baseline: another checkout of this project")
     given = parser.parse_args(arguments)
     on_gpu = device().type == "cuda"
-    images = given.images or (2 if given.tiny else 64 if on_gpu else 8)
+    images = given.images or (2 if given.tiny else 32 if on_gpu else 8)
     rounds = given.rounds or (1 if given.tiny else 5)
     comparisons, checks = [], {"images": images}
     for model in given.model:

@@ -65,9 +65,7 @@ class RecordedImages(EndToEnd):
         branch = _Branch(self.model)
         with torch.autocast(images.device.type, dtype, dtype != torch.float32, cache_enabled=False):
             branch(images[:1])  # names the outputs
-            self.recorded = torch.cuda.make_graphed_callables(
-                branch, (images,), allow_unused_input=True
-            ).forward
+            recorded = torch.cuda.make_graphed_callables(branch, (images,), allow_unused_input=True)
         with torch.no_grad():
             for buffer, value in zip(self.model.buffers(), statistics, strict=True):
                 buffer.copy_(value)

@@ -129,7 +129,7 @@ class Training:
                 self.step()
             torch.cuda.synchronize()
         kernels = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-        busy = sum(e.device_time for e in kernels) / 1e6  # of one stream: kernels do not overlap
+        busy = sum(e.time_range.elapsed_us() for e in kernels) / 1e6  # one stream: they do not overlap
         peak = torch.cuda.max_memory_allocated() / 2**30
         return {"kernels": len(kernels) / steps, "busy": busy / seconds, "peak_gib": peak}
 

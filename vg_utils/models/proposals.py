@@ -24,6 +24,8 @@ from vg_utils.models.base import Features
 
 ANCHOR_FRAME = 640  # pixels: the side of the image that the anchor sizes of the config are meant for
 
+TABLES_AT_ONCE = 8  # lists whose boxes are compared in one go
+
 
 class ProposalNetwork(nn.Module):
     """Anchors, head, matching and selection of proposals, in pixels of the model's square input.
@@ -137,17 +139,24 @@ def suppress_overlaps(boxes_xyxy: Tensor, candidates: Tensor, iou: float) -> Ten
     Returns:
         bool (N, R), those that stay.
     """
+    # Row i of each list's table: whom box i suppresses, should it stay. Some lists at once fit into caches.
+    suppresses = torch.cat([_overlaps(part, iou).triu_(1) for part in boxes_xyxy.split(TABLES_AT_ONCE)])
+    kept = candidates
+    for rank in range(kept.shape[1] - 1):  # in turn, because what is suppressed suppresses nothing
+        kept = kept > (kept[:, rank, None] & suppresses[:, rank])  # of booleans: and not
+    return kept
+
+
+def _overlaps(boxes_xyxy: Tensor, iou: float) -> Tensor:
+    """Whether two boxes of a list (N, R, 4) have a larger IoU than that: bool (N, R, R)."""
     x1, y1, x2, y2 = boxes_xyxy.permute(2, 0, 1).contiguous()  # (N, R) each
     areas = (x2 - x1) * (y2 - y1)
-    kept = candidates.clone()
-    for rank in range(kept.shape[1] - 1):  # in turn, because what is suppressed suppresses nothing
-        this, rest = slice(rank, rank + 1), slice(rank + 1, None)
-        width = torch.minimum(x2[:, this], x2[:, rest]) - torch.maximum(x1[:, this], x1[:, rest])
-        height = torch.minimum(y2[:, this], y2[:, rest]) - torch.maximum(y1[:, this], y1[:, rest])
-        shared = width.clamp(min=0) * height.clamp(min=0)
-        overlaps = shared > iou * (areas[:, this] + areas[:, rest] - shared)
-        kept[:, rest] &= ~(kept[:, this] & overlaps)
-    return kept
+    width, height = (
+        torch.minimum(last[:, :, None], last[:, None]) - torch.maximum(first[:, :, None], first[:, None])
+        for first, last in ((x1, x2), (y1, y2))
+    )
+    shared = width.clamp_(min=0).mul_(height.clamp_(min=0))  # (N, R, R)
+    return shared > (areas[:, :, None] + areas[:, None] - shared).mul_(iou)
 
 
 def _draw(candidates: Tensor, count: int | Tensor) -> Tensor:

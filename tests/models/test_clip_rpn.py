@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
 
 from tests.tiny import TOKENIZER
@@ -23,7 +24,7 @@ from vg_utils.evaluation.rows import eval_batches, predict_rows
 from vg_utils.models import build_model
 from vg_utils.models.clip import tokenize
 from vg_utils.models.clip_rpn import AttentionFusion, ConcatFusion
-from vg_utils.models.proposals import ProposalNetwork
+from vg_utils.models.proposals import ProposalNetwork, moved, moves
 from vg_utils.predictor import Grounder
 from vg_utils.presets import preset
 from vg_utils.training.optim import make_optimizer, make_scheduler
@@ -427,3 +428,13 @@ def test_full_size():
         outputs = model(image_features, text_features, index)
     assert outputs["objectness"].shape == (2, 735)
     assert outputs["boxes_cxcywh"].shape == (2, 4)
+
+
+def test_moves_are_torchvisions():
+    torch.manual_seed(0)
+    corners = 100 * torch.rand(2, 60, 2)
+    anchors, boxes = torch.cat([corners, corners + 5 + 50 * torch.rand(2, 60, 2)], dim=2)
+    coder, deltas = BoxCoder((1.0, 1.0, 1.0, 1.0)), 3 * torch.randn(60, 4)
+    torch.testing.assert_close(moves(anchors, boxes), coder.encode_single(boxes, anchors))
+    torch.testing.assert_close(moved(anchors, deltas), coder.decode_single(deltas, anchors))
+    torch.testing.assert_close(moved(anchors, moves(anchors, boxes)), boxes)

@@ -7,6 +7,8 @@ torchvision's loop over the N maps; the numbers are torchvision's, and a test co
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +26,7 @@ from vg_utils.models.base import Features
 
 ANCHOR_FRAME = 640  # pixels: the side of the image that the anchor sizes of the config are meant for
 
+LARGEST_DELTA = math.log(1000 / 16)  # of a side, torchvision's
 TABLES_AT_ONCE = 8  # lists whose boxes are compared in one go
 
 
@@ -93,8 +96,7 @@ class ProposalNetwork(nn.Module):
     def _decode(self, deltas: Tensor, anchor: Tensor) -> Tensor:
         """Deltas (N, A, 4) of the chosen anchors (N, R) -> boxes_xyxy (N, R, 4), clipped to the image."""
         chosen = deltas.detach().take_along_dim(anchor[..., None], dim=1)  # (N, R, 4)
-        boxes = self.rpn.box_coder.decode_single(chosen.flatten(0, 1), self.anchors[anchor].flatten(0, 1))
-        return clip_boxes_to_image(boxes.view_as(chosen), self.shape)
+        return clip_boxes_to_image(moved(self.anchors[anchor], chosen), self.shape)
 
     def match(self, targets_xyxy: Tensor) -> Tensor:
         """Labels (N, A) of the anchors for true boxes (N, 4): 1 object, 0 background, -1 neither.
@@ -113,19 +115,35 @@ class ProposalNetwork(nn.Module):
 
     def losses(self, logits: Tensor, deltas: Tensor, targets_xyxy: Tensor) -> Features:
         """`objectness`, cross-entropy, and `box_regression`, smooth L1 of the deltas, a sampled anchor."""
-        n, count = logits.shape
         labels = self.match(targets_xyxy)
         objects, background = self.sample(labels)
         sampled = (objects | background).sum()
         entropy = F.binary_cross_entropy_with_logits(logits, objects.float(), reduction="none")  # (N, A)
-        wanted = self.rpn.box_coder.encode_single(
-            targets_xyxy.repeat_interleave(count, dim=0), self.anchors.repeat(n, 1)
-        ).view(n, count, 4)
+        wanted = moves(self.anchors, targets_xyxy[:, None])  # (N, A, 4)
         distance = F.smooth_l1_loss(deltas, wanted, beta=1 / 9, reduction="none").sum(dim=2)  # (N, A)
         return {
             "objectness": (entropy * (objects | background)).sum() / sampled,
             "box_regression": (distance * objects).sum() / sampled,
         }
+
+
+# The two functions of torchvision's BoxCoder. That one makes constants on the CPU and hands them over, which
+# no CUDA graph can record, and for which a training step waits.
+
+
+def moved(anchors_xyxy: Tensor, deltas: Tensor) -> Tensor:
+    """Boxes (..., 4): centres moved in units of the anchors' sides, sides times the exponential."""
+    sides = anchors_xyxy[..., 2:] - anchors_xyxy[..., :2]
+    centres = anchors_xyxy[..., :2] + 0.5 * sides + deltas[..., :2] * sides
+    half = 0.5 * sides * deltas[..., 2:].clamp(max=LARGEST_DELTA).exp()
+    return torch.cat([centres - half, centres + half], dim=-1)
+
+
+def moves(anchors_xyxy: Tensor, boxes_xyxy: Tensor) -> Tensor:
+    """Deltas (..., 4) that move the anchors to the boxes: the inverse of `moved`."""
+    sides, wanted = (boxes[..., 2:] - boxes[..., :2] for boxes in (anchors_xyxy, boxes_xyxy))
+    apart = boxes_xyxy[..., :2] + 0.5 * wanted - anchors_xyxy[..., :2] - 0.5 * sides
+    return torch.cat([apart / sides, (wanted / sides).log()], dim=-1)
 
 
 def suppress_overlaps(boxes_xyxy: Tensor, candidates: Tensor, iou: float) -> Tensor:

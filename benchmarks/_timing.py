@@ -7,15 +7,16 @@ import json
 import math
 import os
 import platform
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
 
+from benchmarks._one_build import seconds_of
 from vg_utils.files import write_atomically
 
 SHORTEST = 0.2  # seconds of one measurement; what is faster is repeated within it
@@ -113,29 +114,27 @@ def finish(report: Report, json_path: str | None) -> Report:
 
 
 def in_turns(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of one call of each variant, a measurement a round, after a call of each to warm up.
+    """Seconds of one call of each variant, see `clocks_in_turns`."""
+    return clocks_in_turns({name: partial(seconds_of, do) for name, do in variants.items()}, rounds)
+
+
+def clocks_in_turns(clocks: dict[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of one call of each variant, a measurement a round, after some calls of each to warm up.
 
     The variants take turns, so that a machine that is busy for a while is so for all of them.
+
+    Args:
+        clocks: of each variant, the seconds that so many calls take.
     """
     calls = {}
-    for name, do in variants.items():
-        do()  # compiles, fills caches, starts workers
-        calls[name] = max(1, math.ceil(SHORTEST / seconds_of(do))) if rounds > 1 else 1
-    times: dict[str, list[float]] = {name: [] for name in variants}
+    for name, clock in clocks.items():
+        clock(1)  # compiles, fills caches, starts workers
+        calls[name] = max(1, math.ceil(SHORTEST / clock(1))) if rounds > 1 else 1
+    times: dict[str, list[float]] = {name: [] for name in clocks}
     for _ in range(rounds):
-        for name, do in variants.items():
-            times[name].append(seconds_of(do, calls[name]) / calls[name])
+        for name, clock in clocks.items():
+            times[name].append(clock(calls[name]) / calls[name])
     return times
-
-
-def seconds_of(do: Callable[[], object], calls: int = 1) -> float:
-    """Wall-clock seconds of so many calls; a GPU's queue is empty before and after."""
-    _synchronise()
-    started = time.perf_counter()
-    for _ in range(calls):
-        do()
-    _synchronise()
-    return time.perf_counter() - started
 
 
 def device() -> torch.device:
@@ -157,11 +156,6 @@ def require_equal(what: str, one: Sequence, other: Sequence) -> None:
     """A comparison of different work is worth nothing: stop it."""
     if list(one) != list(other):
         raise RuntimeError(f"{what}: the variants do different work ({len(one)} and {len(other)} of them)")
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _processor() -> str:

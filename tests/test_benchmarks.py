@@ -2,14 +2,26 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
-from benchmarks import BENCHMARKS, _timing, caching, decoding, grounding, grouping, proposals, reading
+from benchmarks import (
+    BENCHMARKS,
+    _timing,
+    answering,
+    caching,
+    decoding,
+    grounding,
+    grouping,
+    proposals,
+    reading,
+    training,
+)
 from vg_utils.cli import main as command_line
 
 MODULES = {"decoding": decoding, "grouping": grouping, "caching": caching, "grounding": grounding}
-MODULES |= {"proposals": proposals, "reading": reading}
+MODULES |= {"proposals": proposals, "reading": reading, "answering": answering, "training": training}
 
 
 def run(name, *arguments):
@@ -71,6 +83,20 @@ def test_grounding_answers_the_same_each_way(tmp_path):
     assert written["benchmark"] == "grounding"
     assert written["machine"]
     assert written["comparisons"][0]["rows"] == report.comparisons[0].rows()
+
+
+def test_answering_gives_the_same_boxes_each_way_and_in_another_process():
+    report = run("answering", "--model", "dense-grounder", "--against", Path(__file__).parent.parent)
+    assert [len(c.rows()) for c in report.comparisons] == [3, 3, 3]
+    between = {name: value for name, value in report.checks.items() if " to " in name}
+    assert len(between) == 2
+    assert max(between.values()) < 1e-3
+    assert report.checks["dense-grounder: pixels between boxes of different phrases"] > 1
+
+
+def test_training_steps_are_timed_beside_another_build():
+    report = run("training", "--model", "clip-rpn-attention", "--against", Path(__file__).parent.parent)
+    assert report.comparisons[0].work == 7  # 3.7 phrases for each of two images
 
 
 def test_ratios_are_of_the_same_round():

@@ -16,6 +16,7 @@ from vg_utils.data import DataError, load_examples
 from vg_utils.data.download import is_download
 from vg_utils.presets import PRESETS, preset
 from vg_utils.refscenes import scenes
+from vg_utils.training import engine
 
 FAST, FULL = {"images": 5, "size": 32, "seed": 0}, {"images": 10, "size": 32, "seed": 0, "counts": {"val": 3}}
 
@@ -163,7 +164,7 @@ def test_runs_in_any_order_read_their_own_data(tmp_path, monkeypatch, order):
         raise Trained
 
     seen: list[int] = []
-    monkeypatch.setattr(pipeline, "fit", fit)
+    monkeypatch.setattr(engine, "fit", fit)
     for fast in order:
         with pytest.raises(Trained):
             pipeline.run(config_for("scenes"), tmp_path / "runs" / str(fast), fast)

@@ -1,7 +1,5 @@
 """`python -m vg_utils`: see `vg_utils.cli`."""
 
-import sys
+from vg_utils.cli import program
 
-from vg_utils.cli import main
-
-sys.exit(main())
+program()

@@ -257,6 +257,7 @@ class TrainConfig:
     ema: float = 0.0  # decay of an exponential moving average of the weights, which is scored; 0: none
     precision: Precision = "auto"  # of GPUs: see models/precision.py
     compile: bool = False  # torch.compile, worth its minutes on long GPU runs
+    graphs: bool = False  # record the image encoder's step as a CUDA graph, see training/acceleration.py
     cached: bool = False  # train the head on a feature cache (frozen backbones only)
     cache_views: int = 1  # 1: the plain letterbox; K > 1: K augmented versions of each image in the cache
     similarity_images: int = 64  # validation images whose crops CLIP compares after each epoch; 0: none

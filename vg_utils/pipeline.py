@@ -1,4 +1,8 @@
-"""What the command line does with a model: the main job, evaluation, one image."""
+"""What the command line does with a model: the main job, evaluation, one image.
+
+Training, scores and figures are imported by the functions that need them: pandas, matplotlib and open_clip
+take seconds, and a question about an image needs none of them.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,10 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import DataError, GroundingExample, Report, dataset_name, load_examples, load_image
-from vg_utils.evaluation.columns import USUAL
-from vg_utils.evaluation.runs import Evaluation, evaluate, evaluate_constant, evaluate_detector, not_scored
-from vg_utils.figures.evaluation import draw_figures
-from vg_utils.figures.pictures import (
-    heatmap_grid,
-    prediction_grid,
-    prediction_items,
-)
-from vg_utils.figures.style import check_figure
 from vg_utils.files import check_file, check_folder, is_vacant, write_atomically
 from vg_utils.models.checkpoints import (
     DEFAULT_CHECKPOINT,
@@ -28,8 +24,9 @@ from vg_utils.models.prediction import Prediction
 from vg_utils.pickles import read_pickle, write_pickle
 from vg_utils.predictor import Grounder, default_device
 from vg_utils.presets import preset
-from vg_utils.training.engine import fit
-from vg_utils.training.loaders import load_split
+
+if TYPE_CHECKING:
+    from vg_utils.evaluation.runs import Evaluation
 
 FAST_SCENES = {"images": 40, "size": 160, "seed": 0}
 SCENES = {  # what `run --preset scenes` draws
@@ -59,6 +56,12 @@ def run(config: Config, out: Path, fast: bool = False) -> dict[str, dict]:
     Returns:
         Test results by system, as `evaluate --json` writes them; also in `out/results.pkl` with their rows.
     """
+
+    from vg_utils.evaluation.runs import evaluate_constant, not_scored
+    from vg_utils.figures.evaluation import draw_figures
+    from vg_utils.training.engine import fit
+    from vg_utils.training.loaders import load_split
+
     started = time.perf_counter()
     check_folder(out)
     if fast and config.data.root == preset("scenes").data.root:  # there a run in full draws more
@@ -137,6 +140,8 @@ def evaluate_run(
     similarity: bool = True,
 ) -> Evaluation:
     """Rows and results of a checkpoint; with `similarity` CLIP looks at the crops as well."""
+    from vg_utils.evaluation.runs import evaluate
+
     grounder = Grounder.load(checkpoint)
     return evaluate(grounder, examples, dataset, split, workers, similarity)
 
@@ -156,6 +161,8 @@ def evaluate_checkpoint(
         checkpoint: a run directory, a shipped checkpoint, "constant-box" or "detector-clip".
         config: the settings of `detector-clip`, which has to have them; a checkpoint brings its own.
     """
+    from vg_utils.evaluation.runs import evaluate_constant, evaluate_detector
+
     blind = checkpoint == "constant-box"
     if not blind and checkpoint != "detector-clip":
         find_checkpoint(checkpoint)  # a wrong name is an error before minutes of reading
@@ -188,6 +195,8 @@ def evaluate_checkpoint(
         text = json.dumps(results, indent=2) + "\n"
         write_atomically(Path(json_path), text.encode())
     if figures:
+        from vg_utils.figures.evaluation import draw_figures
+
         draw_figures(Path(figures), evaluation, examples)
     refs = rows["ref_id"].nunique()
     print(f"{name} {split}: {results['n_images']} images, {refs} refs, {len(rows)} expressions")
@@ -202,6 +211,8 @@ def _choosing_split(
     data: str, split: str, partition: str | None, scored: Sequence[GroundingExample]
 ) -> list[GroundingExample]:
     """The examples to choose a constant box on: of train, else val, never what is scored."""
+    from vg_utils.evaluation.runs import not_scored
+
     reason = f"{data} has no split beside {split!r} to choose the box on"
     for other in ("train", "val"):
         if other != split:
@@ -234,6 +245,8 @@ def ground_image(
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold: expected a share in [0, 1], got {threshold}")
     for figure in filter(None, (out, heatmap)):
+        from vg_utils.figures.style import check_figure
+
         check_figure(figure)
     picture = load_image(Path(image))
     grounder = Grounder.load(checkpoint or DEFAULT_CHECKPOINT)
@@ -245,12 +258,16 @@ def ground_image(
         )
     predictions = grounder.set_image(picture).ground(phrases)
     if out:
+        from vg_utils.figures.pictures import prediction_grid, prediction_items
+
         prediction_grid(prediction_items(picture, predictions, threshold), title=grounder.origin, path=out)
     if heatmap:
         if predictions[0].heatmap is None:
             raise ConfigError(
                 f"--heatmap: expected a model with a map, such as dense-grounder; {name} has none"
             )
+        from vg_utils.figures.pictures import heatmap_grid
+
         heatmap_grid(picture, predictions, heatmap, grounder.origin, threshold=threshold)
     return predictions
 
@@ -278,6 +295,8 @@ def answer_line(p: Prediction, threshold: float | None = None) -> str:
 
 def results_table(results: dict[str, dict]) -> str:
     """Results as a table of text."""
+    from vg_utils.evaluation.columns import USUAL
+
     lines = [f"{'':20}" + "".join(f"{column.header:>14}" for column in USUAL)]
     for system, found in results.items():
         lines.append(f"{system:20}" + "".join(f"{column.cell(found):>14}" for column in USUAL))

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from vg_utils.boxes import boxes_to_image, boxes_to_model
 from vg_utils.config import Config
 from vg_utils.data.examples import DataError
+from vg_utils.data.gpu_decoding import read_image
 from vg_utils.data.text import clean_text
-from vg_utils.data.transforms import EvalTransform
+from vg_utils.models.answering import Answerer
 from vg_utils.models.base import GroundingModel
 from vg_utils.models.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint, load_model, origin
-from vg_utils.models.precision import autocast
 from vg_utils.models.prediction import Prediction
 
 # Presence that each word unknown to the model leaves. Below a half: what was sure is then taken as not found.
@@ -41,6 +41,8 @@ class Grounder:
         config: the settings it was trained with.
         device: where it runs; by default a GPU if there is one.
         origin: which model it is and what it was trained on, in a line; by default the model's name.
+        fast: on a GPU, read JPEGs there and record CUDA graphs of a copy of the model in half precision (see
+            `vg_utils.models.answering`); False does everything step by step, as on a processor.
     """
 
     def __init__(
@@ -49,16 +51,21 @@ class Grounder:
         config: Config,
         device: torch.device | str | None = None,
         origin: str = "",
+        fast: bool = True,
     ) -> None:
         self.device = torch.device(device) if device else default_device()
         self.model = model.eval().to(self.device)
         self.config = config
         self.origin = origin or config.model.name
+        self._answerer = Answerer(self.model, self.device, fast)
         self._image_features: dict | None = None
 
     @classmethod
     def load(
-        cls, checkpoint: str | Path = DEFAULT_CHECKPOINT, device: torch.device | str | None = None
+        cls,
+        checkpoint: str | Path = DEFAULT_CHECKPOINT,
+        device: torch.device | str | None = None,
+        fast: bool = True,
     ) -> Grounder:
         """From a run directory, or a shipped checkpoint by its name; by default the one for photographs.
 
@@ -68,7 +75,7 @@ class Grounder:
         """
         directory = find_checkpoint(checkpoint)
         model, config = load_model(directory)
-        return cls(model, config, device, origin(checkpoint))
+        return cls(model, config, device, origin(checkpoint), fast)
 
     @torch.inference_mode()
     def set_image(self, image: Image.Image | Path | str) -> Grounder:
@@ -78,9 +85,8 @@ class Grounder:
             DataError: a file that is missing or does not decode.
         """
         self._image_features = None  # should this image fail, nothing answers about the one before
-        view = EvalTransform(self.config.model.image_size)(image)
-        with autocast(self.device):
-            self._image_features = self.model.encode_images(view.image[None].to(self.device))
+        view = read_image(image, self.config.model.image_size, self.device if self._answerer.fast else "cpu")
+        self._image_features = self._answerer.encode(view.image[None])
         self._letterbox, self._size_wh = view.letterbox, view.size_wh
         return self
 
@@ -103,24 +109,22 @@ class Grounder:
             raise DataError(f"expected phrases with at least one word, got {phrases}")
         if not cleaned:
             return []
-        tokens = self.model.tokenizer(cleaned).to(self.device)
-        index = torch.zeros(len(phrases), dtype=torch.long, device=self.device)
-        with autocast(self.device):
-            outputs = self.model(self._image_features, self.model.encode_texts(tokens), index)
-        boxes = outputs["boxes_cxcywh"].float().cpu()
-        boxes = boxes_to_image(boxes, self._letterbox, self.config.model.image_size, self._size_wh)
-        scores = outputs["score"].float().tolist()
+        outputs = self._answerer.answer(self._image_features, self.model.tokenizer(cleaned))
+        boxes = boxes_to_image(
+            outputs["boxes_cxcywh"], self._letterbox, self.config.model.image_size, self._size_wh
+        )
+        scores = outputs["score"].tolist()
         nothing, unknown = [None] * len(phrases), self.model.unknown_words(cleaned)
         presence = nothing
         if "presence" in outputs:
-            there = outputs["presence"].float().tolist()
+            there = outputs["presence"].tolist()
             presence = [p * UNKNOWN_WORD_LEAVES ** len(u) for p, u in zip(there, unknown, strict=True)]
         heatmaps = self._of_picture(outputs["heatmap"]) if "heatmap" in outputs else nothing
         answers = zip(phrases, boxes.tolist(), scores, presence, heatmaps, unknown, strict=True)
         return [Prediction(phrase, tuple(box), *rest) for phrase, box, *rest in answers]
 
     def _of_picture(self, maps: Tensor) -> Tensor:
-        """(N, G, G) maps of the model's square -> float32 (N, H, W) of the image in it, on the CPU.
+        """(N, G, G) maps of the model's square -> (N, H, W) of the image in it.
 
         Sampled where the cells of the smaller map are (bilinear): the image's edges seldom are cells'.
         """
@@ -131,5 +135,5 @@ class Grounder:
         # torch counts the square's places from -1 to 1
         placed = torch.tensor([[[width, 0.0, 2 * x - 1], [0.0, height, 2 * y - 1]]])
         places = F.affine_grid(placed, [1, 1, rows, columns], align_corners=False)  # (1, rows, columns, 2)
-        maps = maps.float().cpu()[None]  # the phrases are the channels of one image
+        maps = maps[None]  # the phrases are the channels of one image
         return F.grid_sample(maps, places, padding_mode="border", align_corners=False)[0].clamp(0, 1)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
 
 from tests.tiny import TOKENIZER
@@ -23,7 +24,7 @@ from vg_utils.evaluation.rows import eval_batches, predict_rows
 from vg_utils.models import build_model
 from vg_utils.models.clip import tokenize
 from vg_utils.models.clip_rpn import AttentionFusion, ConcatFusion
-from vg_utils.models.proposals import ProposalNetwork
+from vg_utils.models.proposals import ProposalNetwork, moved, moves
 from vg_utils.predictor import Grounder
 from vg_utils.presets import preset
 from vg_utils.training.optim import make_optimizer, make_scheduler
@@ -221,7 +222,9 @@ def test_concatenation_equals_the_seeds_way():
     maps, text, index = inputs_for(model)
     repeated = text["pooled"][:, :, None, None].expand(-1, -1, *maps.shape[2:])
     naive = model.fusion.conv(torch.cat([maps[index], repeated], dim=1))
-    torch.testing.assert_close(model.fusion(maps, text, index), naive, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        model.fusion(model.fusion.prepare(maps), text, index), naive, atol=1e-5, rtol=1e-4
+    )
 
 
 def test_attention_to_one_vector_answers_all_positions_alike():
@@ -245,11 +248,17 @@ def test_attention_to_tokens_answers_each_position_and_ignores_padding():
     spread = (answers - answers.mean(dim=1, keepdim=True)).abs().amax(dim=(1, 2))
     assert (spread > 1e-3).all()
     other = text | {"tokens": torch.where(text["mask"][..., None] > 0, text["tokens"], 7.0)}
-    torch.testing.assert_close(model.fusion(maps, other, index), model.fusion(maps, text, index))
+    torch.testing.assert_close(
+        model.fusion(model.fusion.prepare(maps), other, index),
+        model.fusion(model.fusion.prepare(maps), text, index),
+    )
     # A cache pads with zeros and keeps half the digits.
     padded = {name: F.pad(t, (0, 0) * (t.ndim - 2) + (0, 4)).half().float() for name, t in text.items()}
     torch.testing.assert_close(
-        model.fusion(maps, padded, index), model.fusion(maps, text, index), atol=5e-3, rtol=1e-2
+        model.fusion(model.fusion.prepare(maps), padded, index),
+        model.fusion(model.fusion.prepare(maps), text, index),
+        atol=5e-3,
+        rtol=1e-2,
     )
 
 
@@ -410,7 +419,22 @@ def test_full_size():
         assert text_features["pooled"].shape == (2, 1024)
         torch.testing.assert_close(text_features["pooled"].norm(dim=1), torch.ones(2))
         index = torch.zeros(2, dtype=torch.long)
-        assert model.fusion(image_features["map"], text_features, index).shape == (2, 2048, 7, 7)
+        assert model.fusion(model.fusion.prepare(image_features["map"]), text_features, index).shape == (
+            2,
+            2048,
+            7,
+            7,
+        )
         outputs = model(image_features, text_features, index)
     assert outputs["objectness"].shape == (2, 735)
     assert outputs["boxes_cxcywh"].shape == (2, 4)
+
+
+def test_moves_are_torchvisions():
+    torch.manual_seed(0)
+    corners = 100 * torch.rand(2, 60, 2)
+    anchors, boxes = torch.cat([corners, corners + 5 + 50 * torch.rand(2, 60, 2)], dim=2)
+    coder, deltas = BoxCoder((1.0, 1.0, 1.0, 1.0)), 3 * torch.randn(60, 4)
+    torch.testing.assert_close(moves(anchors, boxes), coder.encode_single(boxes, anchors))
+    torch.testing.assert_close(moved(anchors, deltas), coder.decode_single(deltas, anchors))
+    torch.testing.assert_close(moved(anchors, moves(anchors, boxes)), boxes)

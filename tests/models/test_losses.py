@@ -6,9 +6,11 @@ from typing import get_args
 
 import pytest
 import torch
+from torchvision import ops
 
-from vg_utils.boxes import to_xyxy
+from vg_utils.boxes import to_cxcywh, to_xyxy
 from vg_utils.config import BoxLoss, ConfigError
+from vg_utils.models.iou_losses import complete_iou_loss, distance_iou_loss, generalized_iou_loss
 from vg_utils.models.losses import (
     IOU_WEIGHT,
     L1_WEIGHT,
@@ -40,6 +42,29 @@ def value_and_gradient(kind: str, boxes: torch.Tensor, targets: torch.Tensor) ->
 
 
 # --- boxes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (generalized_iou_loss, ops.generalized_box_iou_loss),
+        (distance_iou_loss, ops.distance_box_iou_loss),
+        (complete_iou_loss, ops.complete_box_iou_loss),
+    ],
+)
+def test_overlap_losses_are_torchvisions_gradients_included(ours, theirs):
+    boxes, targets = to_xyxy(random_boxes(500)), to_xyxy(random_boxes(500, seed=1))
+    boxes[:40] = targets[:40]  # equal, then touching in a side, then within, then far off
+    boxes[40:80] = targets[40:80] + torch.tensor([1, 0, 1, 0]) * (targets[40:80, 2:3] - targets[40:80, :1])
+    boxes[80:120] = to_xyxy(to_cxcywh(targets[80:120]) * torch.tensor([1, 1, 0.5, 0.5]))
+    boxes[120:160] += 2
+    found = []
+    for loss in (lambda a, b: theirs(a, b, reduction="none"), ours):
+        one, other = boxes.clone().requires_grad_(), targets.clone().requires_grad_()
+        each = loss(one, other)
+        (each * torch.linspace(0.5, 1.5, len(each))).sum().backward()
+        found.append((each.detach(), one.grad, other.grad))
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
 
 
 @every_kind

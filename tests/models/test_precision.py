@@ -13,7 +13,7 @@ from vg_utils.data import load_examples
 from vg_utils.models import MODELS, build_model
 from vg_utils.models.attention import LayerNorm
 from vg_utils.models.precision import autocast, best_precision
-from vg_utils.training import accelerators
+from vg_utils.training import acceleration
 
 MACHINES = {  # is there a GPU, has it bfloat16, does torch say that it has -> what to compute in
     "processor": (False, False, False, "no"),
@@ -43,18 +43,18 @@ def test_bfloat16_is_for_gpus_that_compute_in_it(machine):
 
 @pytest.mark.parametrize(("asked", "kept"), [("auto", None), ("fp16", "fp16"), ("no", "no")])
 def test_training_computes_in_what_inference_does(machine, monkeypatch, asked, kept):
-    monkeypatch.setattr(accelerators, "Accelerator", lambda **options: options["mixed_precision"])
-    assert accelerators.make_accelerator(TrainConfig(precision=asked)) == (kept or machine)
+    monkeypatch.setattr(acceleration, "Accelerator", lambda **options: options["mixed_precision"])
+    assert acceleration.make_accelerator(TrainConfig(precision=asked)) == (kept or machine)
 
 
 def test_a_gpu_that_training_shall_not_use_decides_nothing(monkeypatch):
     """`ACCELERATE_USE_CPU=true` on a machine with an old GPU: there is no fp16 without one."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
-    monkeypatch.setattr(accelerators, "Accelerator", lambda **options: options["mixed_precision"])
-    assert accelerators.make_accelerator(TrainConfig()) == "fp16"
+    monkeypatch.setattr(acceleration, "Accelerator", lambda **options: options["mixed_precision"])
+    assert acceleration.make_accelerator(TrainConfig()) == "fp16"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    assert accelerators.make_accelerator(TrainConfig()) == "no"
+    assert acceleration.make_accelerator(TrainConfig()) == "no"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

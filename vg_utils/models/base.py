@@ -46,6 +46,14 @@ class GroundingModel(nn.Module):
         """(B, 3, S, S), uint8 or float in [0, 1], letterboxed -> tensors with first dimension B."""
         raise NotImplementedError
 
+    def prepare_images(self, image_features: Features) -> Features:
+        """What the head makes of images before a phrase comes in, once however many are asked.
+
+        Unlike `encode_images` it is learned and no part of a cache. `forward` takes its outcome as well as
+        what `encode_images` gave; of the outcome it makes nothing more.
+        """
+        return image_features
+
     def encode_texts(self, tokens: Tensor) -> Features:
         """(N, L) int64 of the tokenizer, padding 0 -> tensors with first dimension N."""
         raise NotImplementedError

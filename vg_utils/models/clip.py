@@ -90,8 +90,10 @@ class ClipBackbone(Backbone):
         """
         table = self.clip.token_embedding.weight
         words = [dict.fromkeys(_WORD.findall(text.lower())) for text in texts]
-        unique = dict.fromkeys(chain.from_iterable(words))
-        known = {word: bool(table[list(_word_ids(word))].any(1).all()) for word in unique}
+        ids = {word: _word_ids(word) for word in chain.from_iterable(words)}
+        asked = list(dict.fromkeys(chain.from_iterable(ids.values())))
+        in_table = dict(zip(asked, table[asked].any(1).tolist(), strict=True))  # at once: a GPU is waited for
+        known = {word: all(in_table[token] for token in tokens) for word, tokens in ids.items()}
         return [tuple(word for word in found if not known[word]) for found in words]
 
     def towers(self) -> tuple[Tower, Tower]:

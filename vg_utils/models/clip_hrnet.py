@@ -49,23 +49,31 @@ class ClipHRNet(GroundingModel):
     def encode_images(self, images: Tensor) -> Features:
         return {"vector": self.clip.encode_images(images), "map": self.hrnet(images)}
 
+    def prepare_images(self, image_features: Features) -> Features:
+        """Project vector and map of each image: (B, 128, 1, 1) and (B, 64, G, G)."""
+        if "image" in image_features:
+            return image_features
+        return {
+            "image": self.project_image(image_features["vector"][:, :, None, None]),
+            "fine": self.project_map(image_features["map"]),
+        }
+
     def encode_texts(self, tokens: Tensor) -> Features:
         return {"vector": self.clip.encode_texts(tokens).pooled}
 
     def forward(self, image_features: Features, text_features: Features, image_index: Tensor) -> Features:
         # Project. A 1x1 convolution of a vector spread over a grid is the convolution of the vector, spread:
         # the same numbers for 1/196 of the work. What depends on the image alone is computed once for it.
-        image = self.project_image(image_features["vector"][:, :, None, None])  # (B, 128, 1, 1)
+        images = self.prepare_images(image_features)
         text = self.project_text(text_features["vector"][:, :, None, None])  # (N, 128, 1, 1)
-        fine = self.project_map(image_features["map"])  # (B, 64, G, G)
 
         # Fuse: the vectors spread over the grid, beside the map
         grid = (-1, -1, self.grid, self.grid)
         fused = torch.cat(
             [
-                per_expression(image, image_index).expand(grid),
+                per_expression(images["image"], image_index).expand(grid),
                 text.expand(grid),
-                per_expression(fine, image_index),
+                per_expression(images["fine"], image_index),
             ],
             dim=1,
         )  # (N, 320, G, G)

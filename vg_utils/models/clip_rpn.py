@@ -30,13 +30,16 @@ class ConcatFusion(nn.Module):
         self.channels = head.channels or clip.map_channels
         self.conv = nn.Conv2d(clip.map_channels + clip.embed_dim, self.channels, 1)
 
-    def forward(self, maps: Tensor, text: Features, image_index: Tensor) -> Tensor:
-        """Maps (B, C, h, w) and text vectors (N, D) -> fused maps (N, channels, h, w)."""
+    def prepare(self, maps: Tensor) -> Tensor:
+        """Maps (B, C, h, w) -> what fusion makes of the images alone (B, channels, h, w)."""
+        return F.conv2d(maps, self.conv.weight[:, : maps.shape[1]], self.conv.bias)
+
+    def forward(self, seen: Tensor, text: Features, image_index: Tensor) -> Tensor:
+        """Prepared maps (B, channels, h, w) and text vectors (N, D) -> fused maps (N, channels, h, w)."""
         # A 1x1 convolution of a concatenation is the sum of two: of the map, the same for all phrases of a
         # image, and of the text, the same at all positions. The project computes both at each position of
         # each phrase; the sum is the same number.
-        of_map, of_text = self.conv.weight.flatten(1).split([maps.shape[1], text["pooled"].shape[1]], dim=1)
-        seen = F.conv2d(maps, of_map[:, :, None, None], self.conv.bias)  # (B, channels, h, w)
+        of_text = self.conv.weight[:, -text["pooled"].shape[1] :].flatten(1)
         said = F.linear(text["pooled"], of_text)  # (N, channels)
         return per_expression(seen, image_index) + said[:, :, None, None]
 
@@ -82,9 +85,12 @@ class AttentionFusion(nn.Module):
         self.norm_attention, self.norm_feed_forward = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.dropout = nn.Dropout(head.dropout)
 
+    def prepare(self, maps: Tensor) -> Tensor:
+        """Maps (B, C, h, w) -> what fusion makes of the images alone (B, channels, h, w)."""
+        return self.project(maps)
+
     def forward(self, maps: Tensor, text: Features, image_index: Tensor) -> Tensor:
-        """Maps (B, C, h, w) and text features of N phrases -> fused maps (N, channels, h, w)."""
-        maps = self.project(maps)  # (B, channels, h, w)
+        """Prepared maps (B, channels, h, w), text of N phrases -> fused maps (N, channels, h, w)."""
         x = per_expression(maps.flatten(2).transpose(1, 2), image_index)  # (N, h * w, channels)
         x = self.norm_attention(x + self.dropout(self.attend(x, text)))
         x = self.norm_feed_forward(x + self.dropout(self.feed_forward(x)))
@@ -126,6 +132,12 @@ class ClipRPN(GroundingModel):
     def encode_images(self, images: Tensor) -> Features:
         return {"map": self.clip.encode_maps(images, levels=(4,))[0]}
 
+    def prepare_images(self, image_features: Features) -> Features:
+        """What the fusion makes of each image's map, (B, channels, h, w)."""
+        if "seen" in image_features:
+            return image_features
+        return {"seen": self.fusion.prepare(image_features["map"])}
+
     def encode_texts(self, tokens: Tensor) -> Features:
         text = self.clip.encode_texts(tokens)
         if not self.reads_tokens:
@@ -141,7 +153,8 @@ class ClipRPN(GroundingModel):
             first, filled up with zeros.
         """
         # Fuse the phrase into the map, and score and move the anchors on it
-        fused = self.fusion(image_features["map"], text_features, image_index)  # (N, channels, h, w)
+        seen = self.prepare_images(image_features)["seen"]
+        fused = self.fusion(seen, text_features, image_index)  # (N, channels, h, w)
         logits, deltas = self.proposals(fused)
         outputs = {"objectness": logits, "deltas": deltas}
 

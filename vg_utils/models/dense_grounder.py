@@ -79,6 +79,16 @@ class DenseGrounder(PyramidModel):
         )
         self.register_buffer("temperatures", torch.ones(2))
 
+    def prepare_images(self, image_features: Features) -> Features:
+        """Merge the levels, tell the P = G * G cells their places, begin the first block: (B, P, C) each."""
+        if "cells" in image_features:
+            return image_features
+        maps = self.pyramid(image_features)  # (B, C, G, G)
+        if self.place is not None:
+            maps = maps + self.place(self.places)
+        cells = maps.flatten(2).transpose(1, 2)
+        return {"cells": cells, "prepared": self.blocks[0].prepare(cells)}
+
     def encode_texts(self, tokens: Tensor) -> Features:
         text = self.clip.encode_texts(tokens)
         pooled = {"pooled": F.normalize(text.pooled.float(), dim=1)}
@@ -93,19 +103,15 @@ class DenseGrounder(PyramidModel):
             For the losses also `score_logit` and `presence_logit`, before temperature, and of each of the K
             blocks `heatmap_logits` (N, K, G, G) and what each cell says, `cells_cxcywh` (N, K, P, 4).
         """
-        # Once an image: merge the levels, tell each cell its place
-        maps = self.pyramid(image_features)  # (B, C, G, G)
-        if self.place is not None:
-            maps = maps + self.place(self.places)
-        cells = maps.flatten(2).transpose(1, 2)  # (B, P, C), P = G * G
+        # Once an image
+        images = self.prepare_images(image_features)
+        cells, prepared = (per_expression(images[x], image_index) for x in ("cells", "prepared"))  # (N, P, C)
 
         # Once a phrase: read it into the cells, block by block, and let every block's cells answer
         pooled, words, padding = self._read_phrase(text_features)
         steps = []
         for number, block in enumerate(self.blocks):
-            prepared = block.prepare(cells)
-            if number == 0:  # no phrase has come in so far: once for each image
-                cells, prepared = (per_expression(x, image_index) for x in (cells, prepared))  # (N, P, C)
+            prepared = block.prepare(cells) if number else prepared
             cells = block(cells, prepared, pooled, words, padding)
             seen = self.norm(cells)
             steps.append(self.cell(seen))  # (N, P, 5)

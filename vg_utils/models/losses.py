@@ -8,24 +8,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import (
-    complete_box_iou_loss,
-    distance_box_iou_loss,
-    generalized_box_iou_loss,
-    sigmoid_focal_loss,
-)
+from torchvision.ops import sigmoid_focal_loss
 
 from vg_utils.boxes import paired_iou, to_xyxy
 from vg_utils.config import BoxLoss, ConfigError
+from vg_utils.models.iou_losses import complete_iou_loss, distance_iou_loss, generalized_iou_loss
 
 L1_WEIGHT, IOU_WEIGHT = 5.0, 2.0  # DETR's (Carion et al. 2020, section A.4), as TransVG's in ratio
 MIN_SIDE = 1e-4  # shares of the image: a thinner box has no complete IoU
 
-_OVERLAPS = {
-    "giou": generalized_box_iou_loss,  # Rezatofighi et al. 2019
-    "diou": distance_box_iou_loss,  # Zheng et al. 2020, section 3.1
-    "ciou": complete_box_iou_loss,  # Zheng et al. 2020, section 3.2
-}
+_OVERLAPS = {"giou": generalized_iou_loss, "diou": distance_iou_loss, "ciou": complete_iou_loss}
 
 
 def box_loss_weights(kind: BoxLoss, weight: float = 1.0) -> dict[str, float]:
@@ -62,7 +54,7 @@ def box_losses(kind: BoxLoss, boxes_cxcywh: Tensor, target_boxes_cxcywh: Tensor,
         elif term == "l1":
             each = F.l1_loss(boxes, targets, reduction="none").mean(1)
         else:
-            each = _OVERLAPS[term](_with_area(boxes), _with_area(targets), reduction="none")
+            each = _OVERLAPS[term](_with_area(boxes), _with_area(targets))
         losses[term] = masked_mean(each, has_box)
     return losses
 

@@ -18,8 +18,13 @@ def best_precision(device: torch.device | str = "cuda") -> Literal["bf16", "fp16
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
+def inference_dtype(device: torch.device | str) -> torch.dtype:
+    """What `best_precision` is as a type of tensors."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[best_precision(device)]
+
+
 def autocast(device: torch.device | str) -> torch.autocast:
     """Inference in the best precision of a GPU, in float32 elsewhere."""
-    device, precision = torch.device(device), best_precision(device)
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype, enabled=precision != "no")
+    device, dtype = torch.device(device), inference_dtype(device)
+    enabled = dtype != torch.float32
+    return torch.autocast(device.type, dtype if enabled else torch.bfloat16, enabled=enabled)

@@ -7,6 +7,8 @@ torchvision's loop over the N maps; the numbers are torchvision's, and a test co
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +25,9 @@ from vg_utils.config import ClipRPNConfig
 from vg_utils.models.base import Features
 
 ANCHOR_FRAME = 640  # pixels: the side of the image that the anchor sizes of the config are meant for
+
+LARGEST_DELTA = math.log(1000 / 16)  # of a side, torchvision's
+TABLES_AT_ONCE = 8  # lists whose boxes are compared in one go
 
 
 class ProposalNetwork(nn.Module):
@@ -91,8 +96,7 @@ class ProposalNetwork(nn.Module):
     def _decode(self, deltas: Tensor, anchor: Tensor) -> Tensor:
         """Deltas (N, A, 4) of the chosen anchors (N, R) -> boxes_xyxy (N, R, 4), clipped to the image."""
         chosen = deltas.detach().take_along_dim(anchor[..., None], dim=1)  # (N, R, 4)
-        boxes = self.rpn.box_coder.decode_single(chosen.flatten(0, 1), self.anchors[anchor].flatten(0, 1))
-        return clip_boxes_to_image(boxes.view_as(chosen), self.shape)
+        return clip_boxes_to_image(moved(self.anchors[anchor], chosen), self.shape)
 
     def match(self, targets_xyxy: Tensor) -> Tensor:
         """Labels (N, A) of the anchors for true boxes (N, 4): 1 object, 0 background, -1 neither.
@@ -111,19 +115,35 @@ class ProposalNetwork(nn.Module):
 
     def losses(self, logits: Tensor, deltas: Tensor, targets_xyxy: Tensor) -> Features:
         """`objectness`, cross-entropy, and `box_regression`, smooth L1 of the deltas, a sampled anchor."""
-        n, count = logits.shape
         labels = self.match(targets_xyxy)
         objects, background = self.sample(labels)
         sampled = (objects | background).sum()
         entropy = F.binary_cross_entropy_with_logits(logits, objects.float(), reduction="none")  # (N, A)
-        wanted = self.rpn.box_coder.encode_single(
-            targets_xyxy.repeat_interleave(count, dim=0), self.anchors.repeat(n, 1)
-        ).view(n, count, 4)
+        wanted = moves(self.anchors, targets_xyxy[:, None])  # (N, A, 4)
         distance = F.smooth_l1_loss(deltas, wanted, beta=1 / 9, reduction="none").sum(dim=2)  # (N, A)
         return {
             "objectness": (entropy * (objects | background)).sum() / sampled,
             "box_regression": (distance * objects).sum() / sampled,
         }
+
+
+# The two functions of torchvision's BoxCoder. That one makes constants on the CPU and hands them over, which
+# no CUDA graph can record, and for which a training step waits.
+
+
+def moved(anchors_xyxy: Tensor, deltas: Tensor) -> Tensor:
+    """Boxes (..., 4): centres moved in units of the anchors' sides, sides times the exponential."""
+    sides = anchors_xyxy[..., 2:] - anchors_xyxy[..., :2]
+    centres = anchors_xyxy[..., :2] + 0.5 * sides + deltas[..., :2] * sides
+    half = 0.5 * sides * deltas[..., 2:].clamp(max=LARGEST_DELTA).exp()
+    return torch.cat([centres - half, centres + half], dim=-1)
+
+
+def moves(anchors_xyxy: Tensor, boxes_xyxy: Tensor) -> Tensor:
+    """Deltas (..., 4) that move the anchors to the boxes: the inverse of `moved`."""
+    sides, wanted = (boxes[..., 2:] - boxes[..., :2] for boxes in (anchors_xyxy, boxes_xyxy))
+    apart = boxes_xyxy[..., :2] + 0.5 * wanted - anchors_xyxy[..., :2] - 0.5 * sides
+    return torch.cat([apart / sides, (wanted / sides).log()], dim=-1)
 
 
 def suppress_overlaps(boxes_xyxy: Tensor, candidates: Tensor, iou: float) -> Tensor:
@@ -137,17 +157,24 @@ def suppress_overlaps(boxes_xyxy: Tensor, candidates: Tensor, iou: float) -> Ten
     Returns:
         bool (N, R), those that stay.
     """
+    # Row i of each list's table: whom box i suppresses, should it stay. Some lists at once fit into caches.
+    suppresses = torch.cat([_overlaps(part, iou).triu_(1) for part in boxes_xyxy.split(TABLES_AT_ONCE)])
+    kept = candidates
+    for rank in range(kept.shape[1] - 1):  # in turn, because what is suppressed suppresses nothing
+        kept = kept > (kept[:, rank, None] & suppresses[:, rank])  # of booleans: and not
+    return kept
+
+
+def _overlaps(boxes_xyxy: Tensor, iou: float) -> Tensor:
+    """Whether two boxes of a list (N, R, 4) have a larger IoU than that: bool (N, R, R)."""
     x1, y1, x2, y2 = boxes_xyxy.permute(2, 0, 1).contiguous()  # (N, R) each
     areas = (x2 - x1) * (y2 - y1)
-    kept = candidates.clone()
-    for rank in range(kept.shape[1] - 1):  # in turn, because what is suppressed suppresses nothing
-        this, rest = slice(rank, rank + 1), slice(rank + 1, None)
-        width = torch.minimum(x2[:, this], x2[:, rest]) - torch.maximum(x1[:, this], x1[:, rest])
-        height = torch.minimum(y2[:, this], y2[:, rest]) - torch.maximum(y1[:, this], y1[:, rest])
-        shared = width.clamp(min=0) * height.clamp(min=0)
-        overlaps = shared > iou * (areas[:, this] + areas[:, rest] - shared)
-        kept[:, rest] &= ~(kept[:, this] & overlaps)
-    return kept
+    width, height = (
+        torch.minimum(last[:, :, None], last[:, None]) - torch.maximum(first[:, :, None], first[:, None])
+        for first, last in ((x1, x2), (y1, y2))
+    )
+    shared = width.clamp_(min=0).mul_(height.clamp_(min=0))  # (N, R, R)
+    return shared > (areas[:, :, None] + areas[:, None] - shared).mul_(iou)
 
 
 def _draw(candidates: Tensor, count: int | Tensor) -> Tensor:

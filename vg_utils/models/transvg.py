@@ -49,13 +49,20 @@ class TransVG(PyramidModel):
         self.box_head = _three_layers(channels, 4)
         self.score_head = _three_layers(channels, 1)
 
+    def prepare_images(self, image_features: Features) -> Features:
+        """The map's cells as tokens, (B, G * G, C)."""
+        if "cells" in image_features:
+            return image_features
+        maps = self.project_image(self.pyramid(image_features))  # (B, C, G, G)
+        return {"cells": maps.flatten(2).transpose(1, 2)}
+
     def encode_texts(self, tokens: Tensor) -> Features:
         return self.clip.encode_texts(tokens).words()
 
     def forward(self, image_features: Features, text_features: Features, image_index: Tensor) -> Features:
         # Tokens of one width: cells of the map, and words
-        maps = self.project_image(self.pyramid(image_features))  # (B, C, G, G)
-        cells = per_expression(maps.flatten(2).transpose(1, 2), image_index)  # (N, G * G, C)
+        images = self.prepare_images(image_features)
+        cells = per_expression(images["cells"], image_index)  # (N, G * G, C)
         words = self.project_words(text_features["tokens"])  # (N, L, C)
 
         # One sequence a phrase: [REG], words, cells, each with its place

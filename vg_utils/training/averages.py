@@ -21,8 +21,10 @@ class RunningTotals:
         self.count = torch.zeros((), device=device)
 
     def add(self, means: Features, n: int) -> None:
-        for name, value in means.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach().float() * n
+        values = [value.detach().float() for value in means.values()]
+        if not self.sums:
+            self.sums = {name: torch.zeros_like(value) for name, value in zip(means, values, strict=True)}
+        torch._foreach_add_([self.sums[name] for name in means], values, alpha=n)  # a kernel for all
         self.count += n
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
@@ -57,10 +59,14 @@ class MovingAverage:
         pairs = zip(self.model.parameters(), source.parameters(), strict=True)
         training = [(a.detach(), b.detach()) for a, b in pairs if b.requires_grad]
         self.averaged, self.current = map(list, zip(*training, strict=True))
-        self.buffers, self.current_buffers = list(self.model.buffers()), list(source.buffers())
+        # Of one type each: a list that mixes counters with statistics is copied one by one, 900 of HRNet.
+        pairs = list(zip(self.model.buffers(), source.buffers(), strict=True))
+        kinds = {buffer.dtype for _, buffer in pairs}
+        self.buffers = [list(zip(*(p for p in pairs if p[1].dtype == kind), strict=True)) for kind in kinds]
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights of the source after an optimizer step."""
         self.average(self.averaged, self.current, None)
-        torch._foreach_copy_(self.buffers, self.current_buffers)
+        for averaged, current in self.buffers:
+            torch._foreach_copy_(averaged, current)

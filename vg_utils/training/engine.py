@@ -28,10 +28,10 @@ from vg_utils.evaluation.rows import predict_rows
 from vg_utils.evaluation.similarity import add_clip_similarity, judge_for
 from vg_utils.files import check_folder
 from vg_utils.models import build_model
-from vg_utils.models.base import EndToEnd, Features, GroundingModel
+from vg_utils.models.backbones import Backbone
+from vg_utils.models.base import Features, GroundingModel
 from vg_utils.models.checkpoints import load_state, save_checkpoint, save_history, with_absolute_paths
-from vg_utils.models.clip import ClipBackbone
-from vg_utils.training.accelerators import make_accelerator
+from vg_utils.training.acceleration import RecordedImages, make_accelerator, record
 from vg_utils.training.averages import MovingAverage, RunningTotals
 from vg_utils.training.claims import check_claim, check_still_there, claim, digest_of
 from vg_utils.training.loaders import Examples, examples_of, load_split, make_loaders
@@ -123,12 +123,15 @@ class _Run:
         self.data = data  # a hash of it
         train = config.train
         self.optimizer = make_optimizer(model, train)
-        network: nn.Module = EndToEnd(model)
+        network: nn.Module = RecordedImages(model)
         if accelerator.device.type == "cuda":  # not on processors, where torch 2.11's backward pass can crash
             network = network.to(memory_format=torch.channels_last)
         if train.compile:
             network = torch.compile(network, dynamic=True)
         self.network, self.optimizer, self.loader = accelerator.prepare(network, self.optimizer, loader)
+        if train.graphs:  # of the model where it lies by now
+            seconds = record(accelerator.unwrap_model(self.network), config, accelerator)
+            accelerator.print(f"train.graphs: the image encoder's step was recorded in {seconds:.1f} s")
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.average = None  # of the weights, over the last 1 / (1 - ema) steps or so
         if train.ema:
@@ -184,7 +187,7 @@ class _Run:
         return means | {"pairs_per_second": speed}
 
     def validate(
-        self, examples: Examples, loader: GroundingLoader, judge: ClipBackbone | None
+        self, examples: Examples, loader: GroundingLoader, judge: Backbone | None
     ) -> dict[str, float]:
         """Scores on `val`: each process has its share of the images, and each image counts once.
 
@@ -208,7 +211,7 @@ class _Run:
         }
 
     def _answers(
-        self, examples: Examples, loader: GroundingLoader, judge: ClipBackbone | None
+        self, examples: Examples, loader: GroundingLoader, judge: Backbone | None
     ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
         """Rows of this process's share of `val`, and of its absent phrases: a list of the one pair."""
         device, size = self.accelerator.device, self.config.model.image_size

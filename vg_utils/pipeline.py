@@ -11,6 +11,7 @@ import pandas as pd
 
 from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import DataError, GroundingExample, Report, dataset_name, load_examples, load_image
+from vg_utils.devices import default_device
 from vg_utils.evaluation.columns import USUAL
 from vg_utils.evaluation.runs import Evaluation, evaluate, evaluate_constant, evaluate_detector, not_scored
 from vg_utils.figures.evaluation import draw_figures
@@ -27,7 +28,7 @@ from vg_utils.models.checkpoints import (
     shipped_checkpoints,
 )
 from vg_utils.models.prediction import Prediction
-from vg_utils.predictor import Grounder, default_device
+from vg_utils.predictor import Grounder
 from vg_utils.presets import preset
 from vg_utils.training.engine import fit
 from vg_utils.training.loaders import load_split

@@ -58,6 +58,15 @@ class GroundingModel(nn.Module):
         """
         raise NotImplementedError
 
+    def candidates(self, outputs: Features) -> tuple[Tensor, Tensor] | None:
+        """What else the model weighed for each phrase, for whoever asks for several boxes.
+
+        Returns:
+            `boxes_cxcywh` (N, K, 4) as in `forward`, and their scores (N, K) in [0, 1], none above the
+            answer's; 0 where there is no box. None of a model that has but the answer.
+        """
+        return None
+
     def losses(self, outputs: Features, target_boxes_cxcywh: Tensor) -> Features:
         """Named scalar losses, unweighted, of `forward`'s outputs against (N, 4) true boxes."""
         raise NotImplementedError

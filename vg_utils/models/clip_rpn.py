@@ -155,6 +155,9 @@ class ClipRPN(GroundingModel):
             outputs["proposal_scores"] = proposal_scores
         return outputs | {"boxes_cxcywh": to_cxcywh(boxes) / self.image_size, "score": scores}
 
+    def candidates(self, outputs: Features) -> tuple[Tensor, Tensor]:
+        return outputs["proposals_cxcywh"], outputs["proposal_scores"]
+
     def losses(self, outputs: Features, target_boxes_cxcywh: Tensor) -> Features:
         targets = to_xyxy(target_boxes_cxcywh.float()) * self.image_size
         return self.proposals.losses(outputs["objectness"], outputs["deltas"], targets)

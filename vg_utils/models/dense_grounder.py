@@ -150,6 +150,12 @@ class DenseGrounder(PyramidModel):
         sentence = self.mix_words(sentence, src_key_padding_mask=F.pad(padding, (1, 0)))
         return sentence[:, 0], sentence[:, 1:], padding
 
+    def candidates(self, outputs: Features) -> tuple[Tensor, Tensor]:
+        """What the last block's cells say; scores are the answer's, times how sure a cell is to the surest."""
+        sure = outputs["heatmap"].flatten(1)  # (N, P)
+        share = sure / sure.amax(1, keepdim=True).clamp(min=torch.finfo(sure.dtype).tiny)
+        return outputs["cells_cxcywh"][:, -1], outputs["score"][:, None] * share
+
     def losses(self, outputs: Features, target_boxes_cxcywh: Tensor) -> Features:
         """Of rows of zeros, phrases that fit nothing, only presence and an empty heatmap are learned."""
         boxes, there = outputs["boxes_cxcywh"], present(target_boxes_cxcywh)

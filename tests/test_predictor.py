@@ -244,7 +244,8 @@ def test_the_command_line_says_what_is_not_found(asked, tmp_path):
     status, printed, _ = asked("--json")
     plain = json.loads(printed)
     assert status == 0
-    assert {key for one in plain for key in one} == {"phrase", "box_xyxy", "score", "presence", "origin"}
+    keys = {"phrase", "box_xyxy", "score", "presence", "rank", "image", "origin"}
+    assert {key for one in plain for key in one} == keys
     presences = sorted(one["presence"] for one in plain)
     threshold = (presences[0] + presences[1]) / 2  # one of three is below it
     status, printed, _ = asked("--json", "--threshold", threshold, "--out", tmp_path / "found.png")

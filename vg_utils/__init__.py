@@ -42,6 +42,7 @@ _FACE = {  # module -> what it is asked for
     "evaluation.rows": ("eval_batches",),
     "evaluation.runs": ("Evaluation", "evaluate", "evaluate_constant", "evaluate_detector"),
     "evaluation.similarity": ("add_clip_similarity", "judge_for"),
+    "figures.annotate": ("annotate",),
     "figures.architecture": ("draw_architecture", "draw_hrnet", "shapes_of"),
     "figures.charts": ("breakdown_bars", "compare_bars", "iou_histogram"),
     "figures.evaluation": ("presence_histogram", "reliability_diagram", "risk_coverage_curve"),

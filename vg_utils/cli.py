@@ -162,21 +162,28 @@ def _detector_config(options: argparse.Namespace) -> Config | None:
 
 
 def _ground(options: argparse.Namespace) -> None:
+    from vg_utils.asking import answer_line, ground_images, split_words
     from vg_utils.models.checkpoints import DEFAULT_CHECKPOINT, origin
-    from vg_utils.pipeline import answer_line, ground_image
 
+    images, phrases = split_words(options.words)
     threshold, answering = options.threshold, origin(options.checkpoint or DEFAULT_CHECKPOINT)
-    where = (options.checkpoint, options.out, threshold, options.heatmap)
-    predictions = ground_image(options.image, options.phrases, *where)
+    drawn = {name: getattr(options, name) for name in ("out", "sheet", "heatmap")}
+    found = ground_images(
+        images, phrases, options.checkpoint, options.device, options.top, threshold, **drawn
+    )
     if options.json:
-        judged = [{} if threshold is None else {"found": p.is_found(threshold)} for p in predictions]
-        about = {"origin": answering}
-        plain = [p.as_dict() | found | about for p, found in zip(predictions, judged, strict=True)]
+        plain = []
+        for image, predictions in found.items():
+            about = {"image": str(image), "origin": answering}
+            for p in predictions:
+                judged = {} if threshold is None else {"found": p.is_found(threshold)}
+                plain.append(p.as_dict() | {"rank": p.rank} | judged | about)
         print(json.dumps(plain, indent=2))
         return
     print(answering)
-    for p in predictions:
-        print(answer_line(p, threshold))
+    for image, predictions in found.items():
+        for p in predictions:
+            print(f"{image}: " * (len(found) > 1) + answer_line(p, threshold))
 
 
 def _benchmark(options: argparse.Namespace) -> None:
@@ -288,12 +295,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--figures", help="write figures to this folder")
     command.add_argument("--preset", help=f"of detector-clip: one of {', '.join(PRESETS)} (default: scenes)")
 
-    command = verb("ground", _ground, "Find phrases in an image")
-    command.add_argument("image", help="image file")
-    command.add_argument("phrases", nargs="+", metavar="PHRASE")
+    command = verb("ground", _ground, "Find phrases in images")
+    words = "files, folders or patterns ('photos/*.jpg') of images, then phrases to find in each"
+    command.add_argument("words", nargs="+", metavar="WORD", help=words)
+    command.usage = "%(prog)s IMAGE [IMAGE ...] PHRASE [PHRASE ...] [options]"
     command.add_argument("--checkpoint", help="run directory or shipped one (default: photos/dense-grounder)")
-    command.add_argument("--out", help="draw the boxes into this file")
-    command.add_argument("--heatmap", help="draw where the model sees each phrase into this file")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    command.add_argument(
+        "--top", type=int, default=1, metavar="K", help="up to K boxes a phrase (default: 1)"
+    )
+    command.add_argument("--out", help="draw the boxes on the image, into this file (several: this folder)")
+    command.add_argument("--sheet", help="draw a panel for each phrase, likewise")
+    command.add_argument("--heatmap", help="draw where the model sees each phrase, likewise")
     command.add_argument("--json", action="store_true", help="print JSON")
     threshold = "say 'not found' of a phrase that the model holds less likely than this to fit anything"
     command.add_argument("--threshold", type=float, metavar="SHARE", help=threshold)

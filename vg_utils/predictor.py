@@ -136,6 +136,7 @@ class Grounder:
         encoded = encoded or self._encoded
         if encoded is None:
             raise ValueError("no image to look at: call set_image(image) before ground(phrases)")
+        self._check_top(top)
         return self._answer([encoded], [check_phrases(phrases)], top)[0]
 
     def ground_batch(
@@ -155,6 +156,7 @@ class Grounder:
             raise DataError(
                 f"expected a list of phrases for each image, got {len(images)} images, {len(phrases)} lists"
             )
+        self._check_top(top)
         asked = iter([check_phrases(texts) for texts in phrases])  # an empty one is an error before the work
         answers: list[Predictions] = []
         for views in _ahead(self._view, images, BATCH_IMAGES):
@@ -203,7 +205,8 @@ class Grounder:
             outputs = self.model(features, self.model.encode_texts(tokens), index.to(self.device))
         boxes, scores = outputs["boxes_cxcywh"][:, None], outputs["score"][:, None]
         if top > 1:
-            boxes, scores = self._with_candidates(outputs, boxes, scores)
+            others = self.model.candidates(outputs)
+            boxes, scores = torch.cat([boxes, others[0]], dim=1), torch.cat([scores, others[1]], dim=1)
         letterboxes = torch.stack([i.letterbox for i in images])[index, None]  # (N, 1, 4)
         limits = torch.tensor([i.size_wh for i in images]).repeat(1, 2)[index, None]
         corners = boxes_to_image(boxes.float().cpu(), letterboxes, self.config.model.image_size)
@@ -223,15 +226,14 @@ class Grounder:
             for phrase, ranked, *rest in about
         ]
 
-    def _with_candidates(self, outputs: Features, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """The answers (N, 1, 4) and (N, 1), and after each what else the model weighed."""
-        candidates = self.model.candidates(outputs)
-        if candidates is None:
+    def _check_top(self, top: int) -> None:
+        if top < 1:
+            raise ConfigError(f"top: expected 1 box a phrase or more, got {top}")
+        if top > 1 and not self.model.ranks_boxes:
             raise ConfigError(
                 f"top: expected a model that weighs several boxes, such as dense-grounder or "
                 f"clip-rpn-attention; {self.config.model.name} has one a phrase"
             )
-        return torch.cat([boxes, candidates[0]], dim=1), torch.cat([scores, candidates[1]], dim=1)
 
     def _of_image(self, maps: Tensor, image: Encoded) -> Tensor:
         """(N, G, G) maps of the model's square -> float32 (N, H, W) of the image in it, on the CPU.

@@ -106,6 +106,7 @@ class ClipRPN(GroundingModel):
     length 1 (or tokens of 512), a fused 2048x7x7 map and 735 anchors a phrase.
     """
 
+    ranks_boxes = True
     parts = ("clip_rpn",)
     fusion_type: type[ConcatFusion | AttentionFusion]
 

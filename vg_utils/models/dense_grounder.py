@@ -46,6 +46,7 @@ class DenseGrounder(PyramidModel):
     """
 
     learns_presence = True
+    ranks_boxes = True
     parts = ("hrnet", "pyramid", "dense_grounder")
 
     def __init__(self, config: ModelConfig) -> None:
@@ -151,7 +152,7 @@ class DenseGrounder(PyramidModel):
         return sentence[:, 0], sentence[:, 1:], padding
 
     def candidates(self, outputs: Features) -> tuple[Tensor, Tensor]:
-        """What the last block's cells say; scores are the answer's, times how sure a cell is to the surest."""
+        """Boxes of the last block's cells; a score is the answer's times the cell's share of the surest."""
         sure = outputs["heatmap"].flatten(1)  # (N, P)
         share = sure / sure.amax(1, keepdim=True).clamp(min=torch.finfo(sure.dtype).tiny)
         return outputs["cells_cxcywh"][:, -1], outputs["score"][:, None] * share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from glob import glob, has_magic
@@ -24,7 +25,7 @@ READ_ENDINGS = (*IMAGE_ENDINGS, ".gif")  # what counts as an image in a folder
 def ground_images(
     images: Sequence[Path],
     phrases: Sequence[str],
-    checkpoint: str | None = None,
+    checkpoint: str = DEFAULT_CHECKPOINT,
     device: str | None = None,
     top: int = 1,
     threshold: float | None = None,
@@ -58,7 +59,7 @@ def ground_images(
     sheets = _targets("--sheet", sheet, images, FIGURE_ENDINGS, ".jpg")
     heatmaps = _targets("--heatmap", heatmap, images, FIGURE_ENDINGS, ".jpg")
     load_image(images[0])  # what is no image is said before the model is loaded
-    grounder = Grounder.load(checkpoint or DEFAULT_CHECKPOINT, device)
+    grounder = Grounder.load(checkpoint, device)
     name = grounder.config.model.name
     if threshold is not None and not grounder.model.learns_presence:
         raise ConfigError(
@@ -101,6 +102,25 @@ def split_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
         if phrase.lower().endswith(READ_ENDINGS):
             raise DataError(f"{phrase}: expected an image, found no such file (images come before phrases)")
     return list(dict.fromkeys(images)), phrases
+
+
+def print_answers(
+    found: dict[Path, Predictions], origin: str, threshold: float | None = None, as_json: bool = False
+) -> None:
+    """What `ground` says: a line a box under the line that says which model answers, or a list as JSON."""
+    if not as_json:
+        print(origin)
+        for image, predictions in found.items():
+            for p in predictions:
+                print(f"{image}: " * (len(found) > 1) + answer_line(p, threshold))
+        return
+    plain = []
+    for image, predictions in found.items():
+        about = {"image": str(image), "origin": origin}
+        for p in predictions:
+            judged = {} if threshold is None else {"found": p.is_found(threshold)}
+            plain.append(p.as_dict() | {"rank": p.rank} | judged | about)
+    print(json.dumps(plain, indent=2))
 
 
 def answer_line(p: Prediction, threshold: float | None = None) -> str:

@@ -6,15 +6,15 @@ Exit status: 0 done; 2 wrong usage or bad input, with one line on stderr; 1 a re
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vg_utils import __version__
 from vg_utils.config import Config, ConfigError, nearest, set_fields
 from vg_utils.presets import PRESETS, preset, random_init, with_fast
-from vg_utils.settings import parse_settings
+from vg_utils.settings import HelpAll, help_text, parse_settings
 
 OWN_SETTINGS = "a checkpoint brings its own settings"
 OF_REFCOCO = ("base_url", "source", "workers")
@@ -26,7 +26,7 @@ PREPARE_FLAGS = {  # beside --root
 REPOSITORY = Path(__file__).parent.parent  # `benchmarks` lies beside `vg_utils`
 SHARED_FLAGS: dict[str, dict[str, Any]] = {  # of several verbs
     "--preset": {"default": "scenes", "help": f"one of {', '.join(PRESETS)} (default: scenes)"},
-    "--model": {"default": "clip-hrnet", "help": "name in vg_utils/models (default: clip-hrnet)"},
+    "--model": {"default": "clip-hrnet", "help": "which of those below (default: clip-hrnet)"},
     "--data": {"help": "data set (default: the preset's)"},
     "--random-init": {"action": "store_true", "help": "backbones from nothing, trained in full"},
     "--fast": {"action": "store_true", "help": "a budget of seconds, for a first look"},
@@ -162,36 +162,27 @@ def _detector_config(options: argparse.Namespace) -> Config | None:
 
 
 def _ground(options: argparse.Namespace) -> None:
-    from vg_utils.asking import answer_line, ground_images, split_words
+    from vg_utils.asking import ground_images, print_answers, split_words
     from vg_utils.models.checkpoints import DEFAULT_CHECKPOINT, origin
 
     images, phrases = split_words(options.words)
-    threshold, answering = options.threshold, origin(options.checkpoint or DEFAULT_CHECKPOINT)
-    drawn = {name: getattr(options, name) for name in ("out", "sheet", "heatmap")}
-    found = ground_images(
-        images, phrases, options.checkpoint, options.device, options.top, threshold, **drawn
+    checkpoint = options.checkpoint or DEFAULT_CHECKPOINT
+    answering = origin(checkpoint)
+    names = ("device", "top", "threshold", "out", "sheet", "heatmap")
+    asked = {name: getattr(options, name) for name in names}
+    print_answers(
+        ground_images(images, phrases, checkpoint, **asked), answering, options.threshold, options.json
     )
-    if options.json:
-        plain = []
-        for image, predictions in found.items():
-            about = {"image": str(image), "origin": answering}
-            for p in predictions:
-                judged = {} if threshold is None else {"found": p.is_found(threshold)}
-                plain.append(p.as_dict() | {"rank": p.rank} | judged | about)
-        print(json.dumps(plain, indent=2))
-        return
-    print(answering)
-    for image, predictions in found.items():
-        for p in predictions:
-            print(f"{image}: " * (len(found) > 1) + answer_line(p, threshold))
 
 
 def _benchmark(options: argparse.Namespace) -> None:
     from importlib import import_module
 
     sys.path.insert(0, str(REPOSITORY))
-    from benchmarks import BENCHMARKS
-
+    try:
+        from benchmarks import BENCHMARKS
+    except ModuleNotFoundError:
+        raise _UsageError("the benchmarks lie beside the package's source, not in an installation") from None
     if options.name is not None and options.name not in BENCHMARKS:
         raise _UsageError(f"unknown benchmark {options.name!r}{nearest(options.name, BENCHMARKS)}")
     if options.settings and options.name is None:
@@ -242,24 +233,31 @@ def _config(options: argparse.Namespace, model: str) -> Config:
 
 
 def _parser() -> argparse.ArgumentParser:
+    installed = Path(sys.argv[0]).stem == "vg-utils"
     parser = _Parser(
-        prog="python -m vg_utils", description="Visual grounding: an image and a phrase in, a box out."
+        prog="vg-utils" if installed else "python -m vg_utils",
+        description="Visual grounding: an image and a phrase in, a box out.",
     )
+    parser.add_argument("--version", action="version", version=f"vg_utils {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, do, text: str, settings: bool = False, note: str = "") -> argparse.ArgumentParser:
-        note = note or (
-            "Every setting of vg_utils/config.py is a flag too: --train.lr 1e-3" if settings else ""
-        )
         added = verbs.add_parser(name, help=text, description=f"{text}. {note}", allow_abbrev=False)
         added.set_defaults(do=do, takes_settings=settings)
+        return added
+
+    def with_settings(name: str, do, text: str) -> argparse.ArgumentParser:
+        """A verb that reads a preset, of which every setting is a flag."""
+        added = verb(name, do, text, settings=True)
+        added.add_argument("--help-all", action=HelpAll, nargs=0, help="every setting of --preset, --model")
+        added.epilog, added.formatter_class = help_text(), argparse.RawDescriptionHelpFormatter
         return added
 
     def shared(command: argparse.ArgumentParser, *flags: str) -> None:
         for flag in flags:
             command.add_argument(flag, **SHARED_FLAGS[flag])
 
-    command = verb("run", _run, "The main job: data, train, evaluate, figures", settings=True)
+    command = with_settings("run", _run, "The main job: data, train, evaluate, figures")
     shared(command, "--preset")
     command.add_argument("--out", help="run directory (default: runs/PRESET, or runs/PRESET-fast)")
     shared(command, "--random-init", "--fast")
@@ -277,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--source", help="refcoco*: hub data set or folder of parquet with the annotations")
     command.add_argument("--workers", type=int, help="refcoco*: parallel downloads (default: 16)")
 
-    command = verb("train", _train, "Train a model", settings=True)
+    command = with_settings("train", _train, "Train a model")
     shared(command, "--preset", "--model")
     command.add_argument("--out", required=True, help="run directory")
     shared(command, "--data")
@@ -311,7 +309,7 @@ def _parser() -> argparse.ArgumentParser:
     threshold = "say 'not found' of a phrase that the model holds less likely than this to fit anything"
     command.add_argument("--threshold", type=float, metavar="SHARE", help=threshold)
 
-    command = verb("tune", _tune, "Search settings with Optuna", settings=True)
+    command = with_settings("tune", _tune, "Search settings with Optuna")
     shared(command, "--preset", "--model")
     command.add_argument("--study", required=True, help="name; workers with the same storage join by it")
     command.add_argument(

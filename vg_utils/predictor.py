@@ -23,9 +23,16 @@ from vg_utils.data.transforms import EvalTransform, View
 from vg_utils.devices import find_device
 from vg_utils.models import build_model
 from vg_utils.models.base import Features, GroundingModel
-from vg_utils.models.checkpoints import DEFAULT_CHECKPOINT, find_checkpoint, load_best, origin
+from vg_utils.models.checkpoints import (
+    DEFAULT_CHECKPOINT,
+    CheckpointError,
+    find_checkpoint,
+    load_best,
+    origin,
+)
 from vg_utils.models.precision import autocast
 from vg_utils.models.prediction import Prediction, Predictions, check_phrases
+from vg_utils.sharing import download, push_to_hub, save_pretrained
 
 # Presence that each word unknown to the model leaves. Below a half: what was sure is then taken as not found.
 UNKNOWN_WORD_LEAVES = 0.4
@@ -84,7 +91,7 @@ class Grounder:
     def load(
         cls, checkpoint: str | Path = DEFAULT_CHECKPOINT, device: torch.device | str | None = None
     ) -> Grounder:
-        """From a run directory, or a shipped checkpoint by its name; by default the one for photographs.
+        """From a run directory, a folder of `save_pretrained`, or a shipped checkpoint by its name.
 
         Raises:
             CheckpointError: there is none, or its weights do not fit.
@@ -96,6 +103,36 @@ class Grounder:
         model = build_model(config.model.name, config.model)
         load_best(directory, model)
         return cls(model, config, device, origin(checkpoint))
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, device: torch.device | str | None = None, revision: str | None = None
+    ) -> Grounder:
+        """From whatever `load` takes, a folder of `save_pretrained`, or else a model on the Hugging Face hub.
+
+        Args:
+            name: a folder, a shipped checkpoint, or `user/name`.
+            device: where it runs.
+            revision: branch, tag or commit on the hub.
+
+        Raises:
+            CheckpointError: there is none, or it cannot be had.
+        """
+        try:
+            find_checkpoint(name)
+        except CheckpointError:
+            grounder = cls.load(download(str(name), revision), device)
+            grounder.origin = f"{name}: {grounder.origin.partition(': ')[2]}"
+            return grounder
+        return cls.load(name, device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write settings, all weights and a card into a folder that can be given away."""
+        save_pretrained(Path(folder), self.model, self.config, self.origin)
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face hub; returns the address."""
+        return push_to_hub(repo_id, self.model, self.config, self.origin, private)
 
     def encode(self, image: Image.Image | Path | str) -> Encoded:
         """Encode an image (a file, or one in memory of any mode), to ask about it with `ground`.

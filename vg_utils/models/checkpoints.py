@@ -111,7 +111,7 @@ def drop_resumable(run_dir: Path) -> None:
 
 def load_best(run_dir: Path, model: GroundingModel) -> None:
     """Put the weights with the best validation score into the model; raises as `load_weights` does."""
-    load_weights(_current(run_dir / "checkpoint") / "model.safetensors", model)
+    load_weights(_best_weights(run_dir), model)
 
 
 def save_weights(path: Path, model: GroundingModel, prints: dict[str, str] | None = None) -> None:
@@ -244,7 +244,7 @@ def find_checkpoint(name: str | Path) -> Path:
         CheckpointError: neither; the message lists the shipped ones.
     """
     for directory in (Path(name).expanduser(), WEIGHTS_DIR / name):
-        if (directory / "config.json").is_file() and (_current(directory / "checkpoint")).is_dir():
+        if (directory / "config.json").is_file() and _best_weights(directory).parent.is_dir():
             return directory
     raise CheckpointError(
         f"{name}: expected a run directory (config.json and checkpoint/) or one of the shipped "
@@ -272,6 +272,12 @@ def origin(checkpoint: str | Path) -> str:
 
 def _beside(directory: Path, suffix: str) -> Path:
     return directory.with_name(f".{directory.name}.{suffix}")
+
+
+def _best_weights(directory: Path) -> Path:
+    """A run's best weights, or the weights of a folder to share (`vg_utils.sharing`), which has but those."""
+    shared = directory / "model.safetensors"
+    return shared if shared.is_file() else _current(directory / "checkpoint") / "model.safetensors"
 
 
 def _current(directory: Path) -> Path:

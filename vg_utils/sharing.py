@@ -97,7 +97,7 @@ def download(repo_id: str, revision: str | None = None) -> Path:
     except Exception as error:  # the hub, its network and its names each raise their own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
-            f"{repo_id}: expected a folder, one of {', '.join(shipped_checkpoints())}, or a model on the hub; "
+            f"{repo_id}: expected a folder, one of {', '.join(shipped_checkpoints())} or a model on the hub; "
             f"from there it could not be had: {reason}"
         ) from error
     model = Config.load(folder / "config.json").model

@@ -250,7 +250,8 @@ def _encoder_layer(channels: int, head: DenseGrounderConfig) -> nn.Module:
 
 def agreeing(boxes_xyxy: Tensor, weights: Tensor, least_iou: float) -> Tensor:
     """Weights (N, P) of cells, 0 where a box (N, P, 4) overlaps that of the heaviest by less."""
-    surest = boxes_xyxy[torch.arange(len(weights), device=weights.device), weights.argmax(1)]  # (N, 4)
+    # Not `take_along_dim`: exported, it would be for the number of phrases that there was.
+    surest = boxes_xyxy.gather(1, weights.argmax(1)[:, None, None].expand(-1, -1, 4))[:, 0]  # (N, 4)
     iou = paired_iou(boxes_xyxy.flatten(0, 1), surest.repeat_interleave(weights.shape[1], 0))  # (N * P,)
     weights = weights * (iou.view_as(weights) >= least_iou)
     return weights / weights.sum(1, keepdim=True)

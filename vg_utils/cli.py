@@ -175,6 +175,14 @@ def _ground(options: argparse.Namespace) -> None:
     )
 
 
+def _export(options: argparse.Namespace) -> None:
+    if not options.onnx and not options.torch:
+        raise _UsageError("expected --onnx DIR or --torch DIR: as what, and where to?")
+    from vg_utils.export import export
+
+    export(options.checkpoint, options.onnx, options.torch)
+
+
 def _benchmark(options: argparse.Namespace) -> None:
     from importlib import import_module
 
@@ -308,6 +316,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print JSON")
     threshold = "say 'not found' of a phrase that the model holds less likely than this to fit anything"
     command.add_argument("--threshold", type=float, metavar="SHARE", help=threshold)
+
+    command = verb("export", _export, "Write a checkpoint for onnxruntime or torch.export")
+    command.add_argument("checkpoint", help="run directory or shipped one")
+    command.add_argument(
+        "--onnx", metavar="DIR", help="write image.onnx, phrases.onnx and their settings here"
+    )
+    command.add_argument("--torch", metavar="DIR", help="write image.pt2 and phrases.pt2 here")
 
     command = with_settings("tune", _tune, "Search settings with Optuna")
     shared(command, "--preset", "--model")

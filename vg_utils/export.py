@@ -53,7 +53,7 @@ class ImageEncoder(nn.Module):
 
 
 class PhraseHead(nn.Module):
-    """The features of one image and int64 (N, L) tokens -> what the model says of N phrases, see `OUTPUTS`."""
+    """Features of one image and int64 (N, L) tokens -> what the model says of N phrases, see `OUTPUTS`."""
 
     def __init__(self, model: GroundingModel) -> None:
         super().__init__()

@@ -75,7 +75,7 @@ class WordPiece:
         return tuple(dict.fromkeys(text[start:end] for i, (start, end) in pieces if i == _UNKNOWN))
 
     def as_json(self) -> str:
-        """As a file of `tokenizers`, whose `Tokenizer.from_str` and `encode_batch` then give the same rows."""
+        """As a file of `tokenizers`; its `Tokenizer.from_str` and `encode_batch` then give the same rows."""
         whole = Tokenizer.from_str(_splitter(self.vocabulary).to_str())
         start, end = ((SPECIAL[i], i) for i in (_START, _END))
         whole.post_processor = processors.BertProcessing(end, start)

@@ -53,8 +53,6 @@ def ground_images(
     phrases = check_phrases(phrases)
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigError(f"--threshold: expected a share in [0, 1], got {threshold}")
-    if top < 1:
-        raise ConfigError(f"--top: expected 1 box a phrase or more, got {top}")
     drawn = _targets("--out", out, images, IMAGE_ENDINGS, ".png")
     sheets = _targets("--sheet", sheet, images, FIGURE_ENDINGS, ".jpg")
     heatmaps = _targets("--heatmap", heatmap, images, FIGURE_ENDINGS, ".jpg")
@@ -88,9 +86,8 @@ def split_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     for number, word in enumerate(words):
         found = _images_of(word)
         if not found and number == 0:
-            what = (
-                "no such file" if not Path(word).is_dir() else f"a folder without {', '.join(READ_ENDINGS)}"
-            )
+            folder = Path(word).is_dir()
+            what = f"a folder without {', '.join(READ_ENDINGS)}" if folder else "no such file"
             raise DataError(f"{word}: expected an image, a folder of images or a pattern, found {what}")
         if not found:
             break

@@ -29,16 +29,16 @@ CHECKED_IMAGES = 20
 TOLERANCE = 1e-3  # of shares of the square, scores and heat: a third of a pixel
 
 
-def export(checkpoint: str, onnx: str | None = None, torch: str | None = None) -> None:
+def export(checkpoint: str, onnx_dir: str | None = None, torch_dir: str | None = None) -> None:
     """What the command does: write a checkpoint into one folder or both, and say how it went."""
     grounder = Grounder.load(checkpoint, "cpu")
-    if torch:
-        export_torch(grounder, Path(torch))
-        print(f"image.pt2 and phrases.pt2 are in {torch}")
-    if onnx:
-        found = export_onnx(grounder, Path(onnx))
+    if torch_dir:
+        export_torch(grounder, Path(torch_dir))
+        print(f"image.pt2 and phrases.pt2 are in {torch_dir}")
+    if onnx_dir:
+        found = export_onnx(grounder, Path(onnx_dir))
         checked = "not checked: onnxruntime is missing" if found is None else f"within {found:.1e} of torch"
-        print(f"image.onnx and phrases.onnx are in {onnx}, {checked}")
+        print(f"image.onnx and phrases.onnx are in {onnx_dir}, {checked}")
 
 
 class ImageEncoder(nn.Module):

@@ -93,6 +93,8 @@ class Grounder:
     ) -> Grounder:
         """From a run directory, a folder of `save_pretrained`, or a shipped checkpoint by its name.
 
+        By default it is the one for photographs.
+
         Raises:
             CheckpointError: there is none, or its weights do not fit.
             ConfigError: no such device.

@@ -50,7 +50,7 @@ def test_labels_of_the_same_box_stand_beside_each_other():
     box, size = (100.0, 100.0, 200.0, 200.0), (80, 20)
     placed = []
     for _ in range(6):
-        placed.append(_place(box, size, (400, 300), [box, *placed]))
+        placed.append(_place(box, size, (400, 300), placed))
     for i, one in enumerate(placed):
         assert 0 <= one[0] < one[2] < 400
         assert 0 <= one[1] < one[3] < 300

@@ -54,7 +54,7 @@ def annotate(
         pad = max(2, font.size // 5)
         size = (right - left + 2 * pad, bottom - top + 2 * pad)
         box = _inside(p.box_xyxy, drawn.size)
-        place = _place(box, size, drawn.size, [box, *labels, *(q.box_xyxy for q in found if q is not p)])
+        place = _place(box, size, drawn.size, [*labels, *(q.box_xyxy for q in found if q is not p)])
         labels.append(place)
         pen.rectangle(place, fill=colors[p.phrase], outline="#111111")
         ink = "#ffffff" if _is_dark(colors[p.phrase]) else "#111111"
@@ -69,7 +69,7 @@ def save_image(image: Image.Image, path: Path) -> None:
 
 
 def _place(box: Box, size: tuple[int, int], limits: tuple[int, int], others: Sequence[Box]) -> Box:
-    """Where a label of `size` covers least: first of the box that it names, then of the `others` after it."""
+    """Where a label of `size` covers least: first of the box that it names, then of the `others`."""
     (x1, y1, x2, y2), (width, height), (right, bottom) = box, size, limits
     gap = 3  # the box's line
     starts = [x1, x2 - width, (x1 + x2 - width) / 2]
@@ -80,7 +80,7 @@ def _place(box: Box, size: tuple[int, int], limits: tuple[int, int], others: Seq
     for x, y in corners:
         x, y = max(0, min(x, right - width - 1)), max(0, min(y, bottom - height - 1))
         placed.append((x, y, x + width, y + height))
-    return min(placed, key=lambda p: (_shared(p, others[0]), sum(_shared(p, other) for other in others[1:])))
+    return min(placed, key=lambda p: (_shared(p, box), sum(_shared(p, other) for other in others)))
 
 
 def _shared(one: Box, other: Box) -> float:

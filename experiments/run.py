@@ -36,12 +36,13 @@ from experiments.ship import ship_run
 from vg_utils.data import GroundingExample, load_examples
 from vg_utils.data.resident import ResidentPictures
 from vg_utils.data.transforms import EvalTransform
+from vg_utils.devices import default_device
 from vg_utils.evaluation.metrics import breakdown
 from vg_utils.evaluation.runs import evaluate_constant
 from vg_utils.models.base import GroundingModel
 from vg_utils.models.clip import ClipTokenizer
 from vg_utils.pickles import read_pickle, write_pickle
-from vg_utils.predictor import Grounder, default_device
+from vg_utils.predictor import Grounder
 from vg_utils.refscenes.scenes import write_scenes
 
 # Asks the driver's library whether there is a GPU, without initialising it, which no forked process survives.

@@ -154,7 +154,7 @@ def test_ground_prints_boxes_and_draws_them(trained, scenes, tmp_path, capsys):
     where = ("--checkpoint", trained, "--out", drawn)
     assert call("ground", picture, *phrases, *where, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert [set(one) for one in found] == [{"phrase", "box_xyxy", "score", "origin"}] * 3
+    assert [set(one) for one in found] == [{"phrase", "box_xyxy", "score", "rank", "image", "origin"}] * 3
     assert {one["origin"] for one in found} == {f"{trained}: clip-hrnet, trained on {scenes}"}
     assert [one["phrase"] for one in found] == phrases
     for one in found:
@@ -163,7 +163,7 @@ def test_ground_prints_boxes_and_draws_them(trained, scenes, tmp_path, capsys):
         assert 0 <= y1 <= y2 <= 64
         assert 0 <= one["score"] <= 1
     assert found[0] == found[2]
-    Image.open(drawn).verify()
+    assert Image.open(drawn).size == Image.open(picture).size
     assert call("ground", picture, *phrases, "--checkpoint", trained) == 0
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == f"{trained}: clip-hrnet, trained on {scenes}"

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from vg_utils import settings
+from vg_utils.cli import main
 from vg_utils.config import Config, ConfigError
+from vg_utils.models import MODELS
 from vg_utils.presets import preset
 from vg_utils.settings import parse_settings, setting_flags
 
@@ -123,3 +126,15 @@ def test_wrong_flags_are_one_line_that_names_them(flags, named, capsys):
         assert part in message, message
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
+
+
+def test_help_lists_the_models_and_settings_that_there_are(capsys):
+    assert settings.MODELS.keys() == MODELS.keys()
+    assert settings.OFTEN_SET.keys() <= set(FLAGS)
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--preset", "photos", "--model", "transvg", "--help-all"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(flag in shown for flag in FLAGS)
+    assert "default: photos" in shown
+    assert "default: transvg" in shown

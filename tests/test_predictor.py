@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torchvision.ops import box_iou
 
-from vg_utils.boxes import boxes_to_image, boxes_to_model, letterbox
+from vg_utils import predictor
+from vg_utils.boxes import best_boxes, boxes_to_image, boxes_to_model, letterbox
 from vg_utils.cli import main
-from vg_utils.config import set_fields
+from vg_utils.config import ConfigError, set_fields
 from vg_utils.data import DataError
 from vg_utils.data.transforms import EvalTransform
+from vg_utils.devices import find_device
 from vg_utils.figures.pictures import prediction_items
 from vg_utils.models import build_model
 from vg_utils.models.checkpoints import DEFAULT_CHECKPOINT, origin, save_checkpoint
@@ -239,7 +244,8 @@ def test_the_command_line_says_what_is_not_found(asked, tmp_path):
     status, printed, _ = asked("--json")
     plain = json.loads(printed)
     assert status == 0
-    assert {key for one in plain for key in one} == {"phrase", "box_xyxy", "score", "presence", "origin"}
+    keys = {"phrase", "box_xyxy", "score", "presence", "rank", "image", "origin"}
+    assert {key for one in plain for key in one} == keys
     presences = sorted(one["presence"] for one in plain)
     threshold = (presences[0] + presences[1]) / 2  # one of three is below it
     status, printed, _ = asked("--json", "--threshold", threshold, "--out", tmp_path / "found.png")
@@ -316,3 +322,120 @@ def test_both_doors_refuse_an_empty_phrase_alike_and_forget_a_picture_that_faile
         asked.set_image(tmp_path / "missing.jpg")
     with pytest.raises(ValueError, match="no image to look at"):
         asked.ground("the red cube")
+
+
+# many at once, and several boxes a phrase
+
+
+def close(ones: list[Prediction], others: list[Prediction]) -> bool:
+    """Whether they say the same, but for the last bits of sums made in another order."""
+    for one, other in zip(ones, others, strict=True):
+        assert (one.phrase, one.rank, one.unknown_words) == (other.phrase, other.rank, other.unknown_words)
+        assert one.box_xyxy == pytest.approx(other.box_xyxy, abs=1e-2)
+        assert (one.score, one.presence) == pytest.approx((other.score, other.presence), abs=1e-4)
+        if one.heatmap is not None:
+            torch.testing.assert_close(one.heatmap, other.heatmap, atol=1e-4, rtol=0)
+    return True
+
+
+def test_what_is_encoded_is_a_value_that_can_be_asked_about_in_any_order(dense):
+    wide, tall = noise(90, 40), noise(40, 90)
+    first, second = dense.encode(wide), dense.encode(tall)
+    assert close(dense.ground(PHRASES, first), dense.set_image(wide).ground(PHRASES))
+    assert close(dense.ground(PHRASES, second), dense.set_image(tall).ground(PHRASES))
+    dense.set_image(wide)
+    assert close(dense.ground(PHRASES, second), dense.ground(PHRASES, dense.encode(tall)))
+    assert close(
+        dense.ground(PHRASES), dense.ground(PHRASES, first)
+    )  # that set last, whatever was handed over
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        first.size_wh = (1, 1)
+
+
+def test_threads_that_hand_over_what_they_encoded_do_not_mix_up_answers(grounder):
+    images = [noise(40 + 10 * i, 100 - 10 * i) for i in range(6)]
+    expected = [grounder.ground(PHRASES, grounder.encode(image)) for image in images]
+
+    def ask(number: int) -> list[Prediction]:
+        grounder.set_image(images[-1 - number])  # of another's: it must not matter
+        return grounder.ground(PHRASES, grounder.encode(images[number]))
+
+    with ThreadPoolExecutor(4) as pool:
+        for answers, right in zip(pool.map(ask, [*range(6)] * 3), expected * 3, strict=True):
+            assert close(answers, right)
+
+
+def test_a_batch_answers_as_one_by_one(dense, monkeypatch):
+    monkeypatch.setattr(predictor, "BATCH_IMAGES", 3)
+    monkeypatch.setitem(predictor.ENCODED_AT_ONCE, "cpu", 2)
+    monkeypatch.setitem(predictor.PHRASES_AT_ONCE, "cpu", 4)  # chunks that end within images and across them
+    images = [noise(90, 40), noise(40, 90), noise(64, 64), noise(200, 1), noise(30, 70)]
+    phrases = [PHRASES, [], PHRASES[:1], [f"the {word} cube" for word in ("red", "blue", "big")] * 3, PHRASES]
+    batch = dense.ground_batch(images, phrases)
+    assert [len(answers) for answers in batch] == [len(asked) for asked in phrases]
+    for image, asked, answers in zip(images, phrases, batch, strict=True):
+        assert close(answers, dense.ground(asked, dense.encode(image)))
+    assert dense.ground_batch([], []) == []
+
+
+def test_a_batch_is_checked_before_the_work(dense, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="2 images, 1 lists"):
+        dense.ground_batch([noise(9, 9)] * 2, [PHRASES])
+    monkeypatch.setattr(dense.model, "encode_images", None)
+    with pytest.raises(DataError, match="phrase 2 of 2"):
+        dense.ground_batch([noise(9, 9)] * 2, [PHRASES, ["a cube", " "]])
+    with pytest.raises(DataError, match=r"missing\.jpg"):
+        dense.ground_batch([tmp_path / "missing.jpg"], [PHRASES])
+
+
+def test_however_many_phrases_few_are_in_memory_at_once(dense, monkeypatch):
+    sizes, forward = [], dense.model.forward
+    monkeypatch.setattr(dense.model, "forward", lambda *a: sizes.append(len(a[2])) or forward(*a))
+    assert len(dense.set_image(noise(64, 64)).ground(["the red cube"] * 100)) == 100
+    assert max(sizes) <= 32
+    assert sum(sizes) == 100
+
+
+@pytest.mark.parametrize("name", ["dense-grounder", "clip-rpn-concat"])
+def test_several_boxes_a_phrase_the_answer_first(tiny_config, name):
+    torch.manual_seed(0)
+    config = set_fields(tiny_config, model__name=name)
+    asked = Grounder(build_model(name, config.model), config, "cpu").set_image(noise(90, 50))
+    best, several = asked.ground(PHRASES), asked.ground(PHRASES, top=4)
+    assert close(best, [p for p in several if p.rank == 0])
+    assert len(several) > len(best)
+    for phrase in PHRASES:
+        own = [p for p in several if p.phrase == phrase]
+        assert [p.rank for p in own] == list(range(len(own)))
+        assert len(own) <= 4
+        assert [p.score for p in own] == sorted((p.score for p in own), reverse=True)
+        boxes = torch.tensor([p.box_xyxy for p in own])
+        assert (box_iou(boxes, boxes).fill_diagonal_(0) <= 0.5).all()
+        assert (boxes >= 0).all()
+        assert (boxes[:, 2:] <= torch.tensor([90, 50])).all()
+
+
+def test_a_model_that_weighs_one_box_is_asked_for_no_more(grounder):
+    with pytest.raises(ConfigError, match="clip-hrnet has one a phrase"):
+        grounder.set_image(noise(9, 9)).ground(PHRASES, top=2)
+
+
+def test_suppression_keeps_the_answer_and_what_differs_from_it():
+    boxes = torch.tensor([[[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [21, 0, 31, 10], [5, 5, 5, 9]]])
+    scores = torch.tensor([[0.2, 0.9, 0.3, 0.4, 0.8]])  # the answer may have less than what comes after it
+    (found,) = best_boxes(boxes.float(), scores, top=9)
+    assert [box for box, _ in found] == [[0, 0, 10, 10], [21, 0, 31, 10]]
+    assert [score for _, score in found] == pytest.approx([0.2, 0.4])
+
+
+def test_a_model_in_half_precision_is_refused_in_a_line(grounder):
+    grounder.model.half()
+    with pytest.raises(ValueError, match=r"float32 .*float16"):
+        grounder.set_image(noise(9, 9))
+
+
+def test_devices_that_are_not_here_are_refused():
+    for name in ("gpu", "cuda:99", "tpu:"):
+        with pytest.raises(ConfigError, match="device: expected cpu, cuda"):
+            find_device(name)
+    assert find_device("cpu").type == "cpu"

@@ -1,4 +1,4 @@
-"""Box formats, the letterbox and its inverse, IoU of matched boxes: boxes change format here only.
+"""Box formats, the letterbox and its inverse, IoU and overlaps: boxes change format here only.
 
 Two formats are used everywhere, and each name says which one it holds:
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.ops import box_area, box_convert, clip_boxes_to_image
 
 __all__ = [
+    "best_boxes",
     "boxes_to_image",
     "boxes_to_model",
     "letterbox",
@@ -24,6 +25,8 @@ __all__ = [
     "to_cxcywh",
     "to_xyxy",
 ]
+
+OTHER_IOU = 0.5  # of the boxes of a phrase, what overlaps a better one by more is the same again
 
 
 def to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
@@ -92,3 +95,33 @@ def paired_iou(boxes_xyxy: Tensor, other_xyxy: Tensor) -> Tensor:
     intersection = (bottom_right - top_left).clamp(min=0).prod(dim=1)
     union = box_area(boxes_xyxy) + box_area(other_xyxy) - intersection
     return torch.where(union > 0, intersection / union.clamp(min=torch.finfo(union.dtype).tiny), 0.0)
+
+
+def best_boxes(boxes_xyxy: Tensor, scores: Tensor, top: int) -> list[list[tuple[list[float], float]]]:
+    """Of each phrase the answer and the best of the boxes after it that are others, by suppression.
+
+    Args:
+        boxes_xyxy: (N, K, 4), the answer first, then candidates in any order.
+        scores: (N, K), of the candidates; one of zero, or without area, is none.
+        top: most boxes a phrase.
+
+    Returns:
+        Of each phrase up to `top` boxes with their scores, the answer first.
+    """
+    if top == 1:
+        return [[one] for one in zip(boxes_xyxy[:, 0].tolist(), scores[:, 0].tolist(), strict=True)]
+    from torchvision.ops import batched_nms  # late: it costs a second
+
+    count, considered = scores.shape
+    usable = (scores > 0) & (boxes_xyxy[..., 2:] > boxes_xyxy[..., :2]).all(2)
+    order = scores.masked_fill(~usable, -1)
+    order[:, 0] = 2  # above every score: the answer stays
+    phrase = torch.arange(count).repeat_interleave(considered)
+    kept = batched_nms(boxes_xyxy.flatten(0, 1), order.flatten(), phrase, OTHER_IOU)  # the best first
+    kept = kept[order.flatten()[kept] >= 0]
+    found: list[list[tuple[list[float], float]]] = [[] for _ in range(count)]
+    chosen = boxes_xyxy.flatten(0, 1)[kept].tolist(), scores.flatten()[kept].tolist()
+    for number, box, score in zip(phrase[kept].tolist(), *chosen, strict=True):
+        if len(found[number]) < top:
+            found[number].append((box, score))
+    return found

@@ -6,17 +6,15 @@ Exit status: 0 done; 2 wrong usage or bad input, with one line on stderr; 1 a re
 from __future__ import annotations
 
 import argparse
-import atexit
-import gc
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vg_utils import __version__
 from vg_utils.config import Config, ConfigError, nearest, set_fields
 from vg_utils.presets import PRESETS, preset, random_init, with_fast
-from vg_utils.settings import parse_settings
+from vg_utils.settings import HelpAll, help_text, parse_settings
 
 OWN_SETTINGS = "a checkpoint brings its own settings"
 OF_REFCOCO = ("base_url", "source", "workers")
@@ -28,20 +26,11 @@ PREPARE_FLAGS = {  # beside --root
 REPOSITORY = Path(__file__).parent.parent  # `benchmarks` lies beside `vg_utils`
 SHARED_FLAGS: dict[str, dict[str, Any]] = {  # of several verbs
     "--preset": {"default": "scenes", "help": f"one of {', '.join(PRESETS)} (default: scenes)"},
-    "--model": {"default": "clip-hrnet", "help": "name in vg_utils/models (default: clip-hrnet)"},
+    "--model": {"default": "clip-hrnet", "help": "which of those below (default: clip-hrnet)"},
     "--data": {"help": "data set (default: the preset's)"},
     "--random-init": {"action": "store_true", "help": "backbones from nothing, trained in full"},
     "--fast": {"action": "store_true", "help": "a budget of seconds, for a first look"},
 }
-
-
-def program() -> NoReturn:
-    """The command line as a process of its own."""
-    # torch, torchvision and timm make a million objects that stay to the end. To look for garbage among them
-    # takes a second and more, half of it while they are imported and half at the end.
-    gc.set_threshold(100_000, 50, 50)
-    atexit.register(gc.freeze)
-    sys.exit(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -173,29 +162,35 @@ def _detector_config(options: argparse.Namespace) -> Config | None:
 
 
 def _ground(options: argparse.Namespace) -> None:
+    from vg_utils.asking import ground_images, print_answers, split_words
     from vg_utils.models.checkpoints import DEFAULT_CHECKPOINT, origin
-    from vg_utils.pipeline import answer_line, ground_image
 
-    threshold, answering = options.threshold, origin(options.checkpoint or DEFAULT_CHECKPOINT)
-    where = (options.checkpoint, options.out, threshold, options.heatmap)
-    predictions = ground_image(options.image, options.phrases, *where)
-    if options.json:
-        judged = [{} if threshold is None else {"found": p.is_found(threshold)} for p in predictions]
-        about = {"origin": answering}
-        plain = [p.as_dict() | found | about for p, found in zip(predictions, judged, strict=True)]
-        print(json.dumps(plain, indent=2, allow_nan=False))
-        return
-    print(answering)
-    for p in predictions:
-        print(answer_line(p, threshold))
+    images, phrases = split_words(options.words)
+    checkpoint = options.checkpoint or DEFAULT_CHECKPOINT
+    answering = origin(checkpoint)
+    names = ("device", "top", "threshold", "out", "sheet", "heatmap")
+    asked = {name: getattr(options, name) for name in names}
+    print_answers(
+        ground_images(images, phrases, checkpoint, **asked), answering, options.threshold, options.json
+    )
+
+
+def _export(options: argparse.Namespace) -> None:
+    if not options.onnx and not options.torch:
+        raise _UsageError("expected --onnx DIR or --torch DIR: as what, and where to?")
+    from vg_utils.export import export
+
+    export(options.checkpoint, options.onnx, options.torch)
 
 
 def _benchmark(options: argparse.Namespace) -> None:
     from importlib import import_module
 
     sys.path.insert(0, str(REPOSITORY))
-    from benchmarks import BENCHMARKS
-
+    try:
+        from benchmarks import BENCHMARKS
+    except ModuleNotFoundError:
+        raise _UsageError("the benchmarks lie beside the package's source, not in an installation") from None
     if options.name is not None and options.name not in BENCHMARKS:
         raise _UsageError(f"unknown benchmark {options.name!r}{nearest(options.name, BENCHMARKS)}")
     if options.settings and options.name is None:
@@ -246,24 +241,31 @@ def _config(options: argparse.Namespace, model: str) -> Config:
 
 
 def _parser() -> argparse.ArgumentParser:
+    installed = Path(sys.argv[0]).stem == "vg-utils"
     parser = _Parser(
-        prog="python -m vg_utils", description="Visual grounding: an image and a phrase in, a box out."
+        prog="vg-utils" if installed else "python -m vg_utils",
+        description="Visual grounding: an image and a phrase in, a box out.",
     )
+    parser.add_argument("--version", action="version", version=f"vg_utils {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, do, text: str, settings: bool = False, note: str = "") -> argparse.ArgumentParser:
-        note = note or (
-            "Every setting of vg_utils/config.py is a flag too: --train.lr 1e-3" if settings else ""
-        )
         added = verbs.add_parser(name, help=text, description=f"{text}. {note}", allow_abbrev=False)
         added.set_defaults(do=do, takes_settings=settings)
+        return added
+
+    def with_settings(name: str, do, text: str) -> argparse.ArgumentParser:
+        """A verb that reads a preset, of which every setting is a flag."""
+        added = verb(name, do, text, settings=True)
+        added.add_argument("--help-all", action=HelpAll, nargs=0, help="every setting of --preset, --model")
+        added.epilog, added.formatter_class = help_text(), argparse.RawDescriptionHelpFormatter
         return added
 
     def shared(command: argparse.ArgumentParser, *flags: str) -> None:
         for flag in flags:
             command.add_argument(flag, **SHARED_FLAGS[flag])
 
-    command = verb("run", _run, "The main job: data, train, evaluate, figures", settings=True)
+    command = with_settings("run", _run, "The main job: data, train, evaluate, figures")
     shared(command, "--preset")
     command.add_argument("--out", help="run directory (default: runs/PRESET, or runs/PRESET-fast)")
     shared(command, "--random-init", "--fast")
@@ -281,7 +283,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--source", help="refcoco*: hub data set or folder of parquet with the annotations")
     command.add_argument("--workers", type=int, help="refcoco*: parallel downloads (default: 16)")
 
-    command = verb("train", _train, "Train a model", settings=True)
+    command = with_settings("train", _train, "Train a model")
     shared(command, "--preset", "--model")
     command.add_argument("--out", required=True, help="run directory")
     shared(command, "--data")
@@ -299,17 +301,30 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--figures", help="write figures to this folder")
     command.add_argument("--preset", help=f"of detector-clip: one of {', '.join(PRESETS)} (default: scenes)")
 
-    command = verb("ground", _ground, "Find phrases in an image")
-    command.add_argument("image", help="image file")
-    command.add_argument("phrases", nargs="+", metavar="PHRASE")
+    command = verb("ground", _ground, "Find phrases in images")
+    words = "files, folders or patterns ('photos/*.jpg') of images, then phrases to find in each"
+    command.add_argument("words", nargs="+", metavar="WORD", help=words)
+    command.usage = "%(prog)s IMAGE [IMAGE ...] PHRASE [PHRASE ...] [options]"
     command.add_argument("--checkpoint", help="run directory or shipped one (default: photos/dense-grounder)")
-    command.add_argument("--out", help="draw the boxes into this file")
-    command.add_argument("--heatmap", help="draw where the model sees each phrase into this file")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    command.add_argument(
+        "--top", type=int, default=1, metavar="K", help="up to K boxes a phrase (default: 1)"
+    )
+    command.add_argument("--out", help="draw the boxes on the image, into this file (several: this folder)")
+    command.add_argument("--sheet", help="draw a panel for each phrase, likewise")
+    command.add_argument("--heatmap", help="draw where the model sees each phrase, likewise")
     command.add_argument("--json", action="store_true", help="print JSON")
     threshold = "say 'not found' of a phrase that the model holds less likely than this to fit anything"
     command.add_argument("--threshold", type=float, metavar="SHARE", help=threshold)
 
-    command = verb("tune", _tune, "Search settings with Optuna", settings=True)
+    command = verb("export", _export, "Write a checkpoint for onnxruntime or torch.export")
+    command.add_argument("checkpoint", help="run directory or shipped one")
+    command.add_argument(
+        "--onnx", metavar="DIR", help="write image.onnx, phrases.onnx and their settings here"
+    )
+    command.add_argument("--torch", metavar="DIR", help="write image.pt2 and phrases.pt2 here")
+
+    command = with_settings("tune", _tune, "Search settings with Optuna")
     shared(command, "--preset", "--model")
     command.add_argument("--study", required=True, help="name; workers with the same storage join by it")
     command.add_argument(
@@ -327,7 +342,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verb("demo", _later, "A page to try a model on", settings=True)
     command = verb("benchmark", _benchmark, "Measure speed, as ratios against a stated baseline")
-    names = "decoding, grouping, caching, grounding, answering, training, proposals (default: all)"
+    names = "decoding, grouping, caching, grounding, answering, training, proposals, reading (default: all)"
     command.add_argument("name", nargs="?", help=names)
     command.set_defaults(takes_settings=True)  # what the benchmark itself understands
     return parser

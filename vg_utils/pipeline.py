@@ -1,7 +1,7 @@
-"""What the command line does with a model: the main job, evaluation, one image.
+"""What the command line does with a model: the main job and evaluation.
 
 Training, scores and figures are imported by the functions that need them: pandas, matplotlib and open_clip
-take seconds, and a question about an image needs none of them.
+take seconds, and not every verb needs them.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vg_utils.asking import answer_line
 from vg_utils.config import Config, ConfigError, set_fields
-from vg_utils.data import DataError, GroundingExample, Report, dataset_name, load_examples, load_image
+from vg_utils.data import DataError, GroundingExample, Report, dataset_name, load_examples
+from vg_utils.devices import default_device
 from vg_utils.files import check_file, check_folder, is_vacant, write_atomically
 from vg_utils.models.checkpoints import (
-    DEFAULT_CHECKPOINT,
     find_checkpoint,
     shipped_checkpoints,
 )
-from vg_utils.models.prediction import Prediction
 from vg_utils.pickles import read_pickle, write_pickle
-from vg_utils.predictor import Grounder, default_device
+from vg_utils.predictor import Grounder
 from vg_utils.presets import preset
 
 if TYPE_CHECKING:
@@ -224,54 +224,6 @@ def _choosing_split(
     raise ConfigError(f"constant-box: {reason}")
 
 
-def ground_image(
-    image: str | Path,
-    phrases: Sequence[str],
-    checkpoint: str | None = None,
-    out: str | None = None,
-    threshold: float | None = None,
-    heatmap: str | None = None,
-) -> list[Prediction]:
-    """Boxes of phrases in one image, drawn into files where they are named.
-
-    Args:
-        out: file for the image with the boxes.
-        threshold: in the figures a phrase whose presence is below it has no box and is "not found".
-        heatmap: file for a panel a phrase, with the cells that the model took for the box.
-
-    Raises:
-        ConfigError: a threshold that is no share, or presence or a heatmap from a model that has none.
-    """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ConfigError(f"--threshold: expected a share in [0, 1], got {threshold}")
-    for figure in filter(None, (out, heatmap)):
-        from vg_utils.figures.style import check_figure
-
-        check_figure(figure)
-    picture = load_image(Path(image))
-    grounder = Grounder.load(checkpoint or DEFAULT_CHECKPOINT)
-    name = grounder.config.model.name
-    if threshold is not None and not grounder.model.learns_presence:
-        raise ConfigError(
-            f"--threshold: expected a model that says how likely a phrase is to fit anything, such as "
-            f"dense-grounder; {name} gives a box for every phrase"
-        )
-    predictions = grounder.set_image(picture).ground(phrases)
-    if out:
-        from vg_utils.figures.pictures import prediction_grid, prediction_items
-
-        prediction_grid(prediction_items(picture, predictions, threshold), title=grounder.origin, path=out)
-    if heatmap:
-        if predictions[0].heatmap is None:
-            raise ConfigError(
-                f"--heatmap: expected a model with a map, such as dense-grounder; {name} has none"
-            )
-        from vg_utils.figures.pictures import heatmap_grid
-
-        heatmap_grid(picture, predictions, heatmap, grounder.origin, threshold=threshold)
-    return predictions
-
-
 def show_photographs(folder: Path = PHOTOGRAPHS) -> None:
     """Print what the model for photographs answers about a few of them, where they are."""
     if not folder.is_dir():
@@ -283,14 +235,6 @@ def show_photographs(folder: Path = PHOTOGRAPHS) -> None:
         grounder.set_image(folder / name)
         for p in grounder.ground(phrases):
             print(f"{name}: {answer_line(p, threshold=0.5)}")
-
-
-def answer_line(p: Prediction, threshold: float | None = None) -> str:
-    """An answer in a line of text."""
-    box = f"box ({', '.join(f'{v:.0f}' for v in p.box_xyxy)}), score {p.score:.2f}"
-    answer = box if p.is_found(threshold) else f"not found (presence {p.presence:.2f})"
-    unknown = f"; unknown words: {', '.join(p.unknown_words)}" if p.unknown_words else ""
-    return f"{p.phrase}: {answer}{unknown}"
 
 
 def results_table(results: dict[str, dict]) -> str:

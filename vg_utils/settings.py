@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -10,6 +11,30 @@ import re
 from typing import Any
 
 from vg_utils.config import Config, ConfigError
+from vg_utils.presets import preset
+
+MODELS = {  # what can be trained; `docs/systems.md` says more
+    "clip-hrnet": "CLIP's image and phrase vectors over an HRNet map, one box regressed",
+    "clip-rpn-attention": "the phrase fused into CLIP's map by attention, then region proposals",
+    "clip-rpn-concat": "the same, fused by concatenation",
+    "dense-grounder": "every cell of a map reads the phrase and says where the box is; presence, heat map",
+    "text-only": "sees the phrase alone: a baseline",
+    "transvg": "a transformer over cells and words, as published",
+}
+OFTEN_SET = {
+    "--train.epochs": "passes over the images",
+    "--train.batch-images": "images of a batch, each with its phrases",
+    "--train.lr": "learning rate of the head",
+    "--train.backbone-lr": "and of what trains in the backbones",
+    "--model.image-size": "side of the square input in pixels",
+    "--model.clip.name": "of open_clip, or photos",
+    "--model.clip.weights": "openai, shipped, random, or a file",
+    "--model.clip.tuning": "frozen, norms, last, lora or full; --model.clip.text-tuning likewise",
+    "--data.workers": "decoding processes",
+    "--data.limit-images": "use only the first so many of each split",
+    "--train.precision": "auto, no, bf16 or fp16",
+    "--train.seed": "the same seed, the same run",
+}
 
 
 def parse_settings(default: Config, flags: list[str]) -> Config:
@@ -33,6 +58,22 @@ def parse_settings(default: Config, flags: list[str]) -> Config:
     if unknown:
         raise ConfigError(_unknown(unknown[0].split("=")[0], setting_flags(default)))
     return config
+
+
+def help_text() -> str:
+    """The models and the settings that are set most often, a line each."""
+    parts = (("models", MODELS), ("settings, by default as the preset has them", OFTEN_SET))
+    lines = []
+    for title, texts in parts:
+        lines += [f"{title}:", *(f"  {name:24} {text}" for name, text in texts.items()), ""]
+    return "\n".join([*lines, "--help-all shows every setting with its value."])
+
+
+class HelpAll(argparse.Action):
+    """`--help-all`: every setting, with the values of the preset and the model named before it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, *rest: Any) -> None:
+        parse_settings(preset(options.preset, getattr(options, "model", "clip-hrnet")), ["--help"])
 
 
 def setting_flags(value: Any, prefix: str = "--") -> list[str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ImageSource = Union[Path, str, Image.Image, np.ndarray, "Tensor", IO[bytes]]
 
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # read and written
 LARGEST_DOWNLOAD = 64 * 2**20  # bytes of an image behind an address
 HEAD_BYTES = 4096  # enough for the header of most files
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 
 from vg_utils.figures.style import (
     INK,
@@ -41,8 +41,11 @@ def draw_boxes(
     score: float | None = None,
     presence: float | None = None,
     note: str = "",
+    grey: bool = False,
 ) -> None:
     """Draw an image with its true and its predicted box; the phrase, a note and the numbers are the title.
+
+    Beside a true box the predicted one is dashed, so that where they meet both are seen.
 
     Args:
         ax: where to; its axes count pixels of the image.
@@ -52,22 +55,27 @@ def draw_boxes(
         score: the model's confidence, or None.
         presence: the probability that the phrase fits anything, or None.
         note: before the numbers: "not found".
+        grey: show the image dark and without its colours, under a heat map.
     """
     width, height = image.size
     shown = image.convert("RGB")
     shown.thumbnail((640, 640))  # more pixels than a panel has would only cost time
+    if grey:
+        shown = ImageEnhance.Brightness(ImageOps.grayscale(shown)).enhance(0.7).convert("RGB")
     ax.imshow(np.asarray(shown), extent=(0, width, height, 0), aspect="auto")
     # A strip is drawn thicker than it is, or there would be nothing to see.
     ax.set_box_aspect(np.clip(height / width, 1 / 8, 8))
     ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], anchor="N")
     ax.spines[:].set(visible=True, color="#c3cad2", linewidth=0.6)
-    for box, color in ((truth_xyxy, TRUTH_COLOR), (prediction_xyxy, PREDICTION_COLOR)):
+    dashes = (0, (3, 2)) if truth_xyxy is not None else "solid"
+    boxes = ((truth_xyxy, TRUTH_COLOR, "solid"), (prediction_xyxy, PREDICTION_COLOR, dashes))
+    for box, color, line in boxes:
         if box is not None:
             x1, y1, x2, y2 = np.clip(np.asarray(box, dtype=float), 0, [width, height, width, height])
             # The dark outline keeps yellow visible on snow and green visible on grass.
             outline = [patheffects.withStroke(linewidth=4, foreground="#111111")]
-            style = {"edgecolor": color, "linewidth": 2.2, "path_effects": outline, "clip_on": False}
-            ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, zorder=3, **style))
+            style = {"edgecolor": color, "linewidth": 2.2, "linestyle": line, "path_effects": outline}
+            ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, zorder=3, clip_on=False, **style))
     numbers = (("IoU", iou), ("score", score), ("presence", presence))
     notes = [note] * bool(note) + [f"{name} {value:.2f}" for name, value in numbers if pd.notna(value)]
     # A letter of 9 pt takes 5.2 points; the layout, made later, widens panels to about 1.2 times the present.
@@ -145,10 +153,11 @@ def worst_failures(rows: pd.DataFrame, load: Callable[[int], Image.Image], k: in
     return prediction_grid(grid_items(worst_rows(rows, k), load), **grid)
 
 
-# Perceptually uniform, without the yellow end, from which a yellow box would not stand out. The lower a
-# value, the more of the image shows through.
+# Perceptually uniform, without the yellow end, from which a yellow box would not stand out. What is unlikely
+# shows the image, which is grey and dark so that any colour is the map's.
 HEAT = ListedColormap(
-    mpl.colormaps["magma"](np.linspace(0.2, 0.8, 256)) * [1, 1, 1, 0] + np.linspace(0, [0, 0, 0, 0.85], 256)
+    mpl.colormaps["plasma"](np.linspace(0.35, 0.77, 256)) * [1, 1, 1, 0]
+    + np.linspace(0, 1, 256)[:, None] ** 0.75 * [0, 0, 0, 0.9]
 )
 
 
@@ -183,7 +192,7 @@ def heatmap_grid(
             f"{len(truths)} true boxes"
         )
     items = prediction_items(image, predictions, threshold)
-    items = [item | {"truth_xyxy": box} for item, box in zip(items, truths, strict=True)]
+    items = [item | {"truth_xyxy": box, "grey": True} for item, box in zip(items, truths, strict=True)]
     figure = prediction_grid(items, columns, title)
     panels = [ax for ax in figure.axes if ax.images]
     style = {"cmap": HEAT, "vmin": 0, "vmax": 1, "interpolation": "bilinear", "aspect": "auto"}
@@ -191,6 +200,7 @@ def heatmap_grid(
         heat = ax.imshow(prediction.heatmap, extent=(0, image.width, image.height, 0), **style)
     figure.set_figwidth(figure.get_figwidth() + 0.8)  # the bar's
     bar = figure.colorbar(heat, ax=figure.axes, aspect=30, pad=0.02)
+    bar.ax.set_facecolor("#444444")  # about what the image is under the map
     bar.set_label("probability of lying in the box")
     return finish(figure, "", path)
 

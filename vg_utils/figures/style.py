@@ -15,12 +15,10 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vg_utils.config import ConfigError
-from vg_utils.files import check_file, write_atomically
+from vg_utils.files import write_atomically
 
 PathLike = str | Path | None
 
@@ -82,20 +80,6 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     write_atomically(path, encode_figure(figure, path.suffix.lstrip(".").lower()))
     return path
-
-
-def check_figure(path: str | Path) -> None:
-    """See whether a figure can be written there, before the work for it.
-
-    Raises:
-        ConfigError: no kind of image that matplotlib writes, by its ending.
-        OSError: as `vg_utils.files.check_file`.
-    """
-    path = Path(path)
-    kinds = sorted(FigureCanvasAgg.get_supported_filetypes())
-    if path.suffix.lstrip(".").lower() not in kinds:
-        raise ConfigError(f"{path}: expected a name that ends in one of {', '.join(kinds)}")
-    check_file(path)
 
 
 def encode_figure(figure: Figure, kind: str, max_bytes: int = MAX_BYTES) -> bytes:

@@ -63,18 +63,30 @@ class Answerer:
         return encode({"images": images.to(self.device, non_blocking=True)})
 
     @torch.inference_mode()
-    def answer(self, image_features: Features, tokens: Tensor, image_index: Tensor | None = None) -> Features:
+    def answer(
+        self,
+        image_features: Features,
+        tokens: Tensor,
+        image_index: Tensor | None = None,
+        others: bool = False,
+    ) -> Features:
         """Ask phrases.
 
         Args:
             image_features: what `encode` gave for B images.
             tokens: int64 (N, L) of the model's tokenizer, N of 1 or more.
             image_index: int64 (N,), the image of each phrase; by default there is but one.
+            others: the other boxes that a phrase may mean as well, see `GroundingModel.candidates`.
 
         Returns:
             those of `outputs` that the model has, float32 on the CPU. The GPU is waited for here, once.
+            With `others` also `other_boxes_cxcywh` (N, K, 4) and `other_scores` (N, K).
         """
         inputs = {**image_features, "tokens": tokens}
+        if others:
+            if image_index is not None:
+                inputs["image_index"] = image_index
+            return {name: x.float().cpu() for name, x in self._given(_on(self.device, inputs), True).items()}
         if self.fast and image_index is None and len(tokens) <= COUNTS[-1]:
             inputs["tokens"] = padded(tokens, COUNTS, LENGTHS)
             rows = self._ask(_on(self.device, inputs))
@@ -92,7 +104,13 @@ class Answerer:
             return self.model.prepare_images(self.model.encode_images(inputs["images"]))
 
     def _asked(self, inputs: Features) -> Features:
-        """Features of images, `tokens` and perhaps `image_index` -> all `outputs` side by side, (N, W)."""
+        """The same, all `outputs` side by side: (N, W)."""
+        wanted = {name: x.float() for name, x in self._given(inputs).items()}
+        self.shapes = {name: x.shape[1:] for name, x in wanted.items()}
+        return {"outputs": torch.cat([x.reshape(len(x), -1) for x in wanted.values()], dim=1)}
+
+    def _given(self, inputs: Features, others: bool = False) -> Features:
+        """Features of images, `tokens` and perhaps `image_index` -> those of `outputs` that there are."""
         image_features = dict(inputs)
         tokens = image_features.pop("tokens")
         index = image_features.pop("image_index", None)
@@ -100,9 +118,10 @@ class Answerer:
             index = torch.zeros(len(tokens), dtype=torch.long, device=self.device)
         with autocast(self.device):
             given = self.model(image_features, self.model.encode_texts(tokens), index)
-        wanted = {name: given[name].float() for name in self.outputs if name in given}
-        self.shapes = {name: x.shape[1:] for name, x in wanted.items()}
-        return {"outputs": torch.cat([x.reshape(len(x), -1) for x in wanted.values()], dim=1)}
+        wanted = {name: given[name] for name in self.outputs if name in given}
+        if others:
+            wanted["other_boxes_cxcywh"], wanted["other_scores"] = self.model.candidates(given)
+        return wanted
 
 
 def _on(device: torch.device, tensors: Features) -> Features:

@@ -23,6 +23,7 @@ class GroundingModel(nn.Module):
         loss_weights: weight of each loss that `losses` names; they come from the config.
         learns_presence: whether it also learns from phrases that fit nothing in the image. Their rows
             of true boxes are zeros, and `forward` returns `presence` (N,) in [0, 1].
+        ranks_boxes: whether it weighs several boxes for a phrase, see `candidates`.
         smallest_batch: images that a training batch has to hold: 2 where batch normalisation sees one value
             of each.
         parts: the fields of `ModelConfig`, beside `clip`, whose settings it reads.
@@ -30,6 +31,7 @@ class GroundingModel(nn.Module):
 
     loss_weights: dict[str, float]
     learns_presence = False
+    ranks_boxes = False
     smallest_batch = 1
     parts: tuple[str, ...] = ()
 
@@ -63,6 +65,15 @@ class GroundingModel(nn.Module):
 
         Returns:
             at least `boxes_cxcywh` (N, 4) in [0, 1] of the model's square input and `score` (N,) in [0, 1].
+        """
+        raise NotImplementedError
+
+    def candidates(self, outputs: Features) -> tuple[Tensor, Tensor]:
+        """What else the model weighed for each phrase, where it `ranks_boxes`.
+
+        Returns:
+            `boxes_cxcywh` (N, K, 4) as in `forward`, and their scores (N, K) in [0, 1], none above the
+            answer's; 0 where there is no box.
         """
         raise NotImplementedError
 

@@ -128,7 +128,7 @@ def drop_resumable(run_dir: Path) -> None:
 
 def load_best(run_dir: Path, model: GroundingModel) -> None:
     """Put the weights with the best validation score into the model; raises as `load_weights` does."""
-    load_weights(_current(run_dir / "checkpoint") / "model.safetensors", model)
+    load_weights(_best_weights(run_dir), model)
 
 
 def save_weights(path: Path, model: GroundingModel, prints: dict[str, str] | None = None) -> None:
@@ -266,7 +266,7 @@ def find_checkpoint(name: str | Path) -> Path:
     """
     for directory in (Path(os.path.expanduser(name)), WEIGHTS_DIR / name):
         # Asked of `os`, to which a name that cannot be is one of no file.
-        if os.path.isfile(directory / "config.json") and os.path.isdir(_current(directory / "checkpoint")):
+        if os.path.isfile(directory / "config.json") and os.path.isdir(_best_weights(directory).parent):
             return directory
     raise CheckpointError(
         f"{name}: expected a run directory (config.json and checkpoint/) or one of the shipped "
@@ -314,6 +314,12 @@ def _read_fingerprints(path: Path) -> dict[str, str]:
 
 def _beside(directory: Path, suffix: str) -> Path:
     return directory.with_name(f".{directory.name}.{suffix}")
+
+
+def _best_weights(directory: Path) -> Path:
+    """A run's best weights, or the weights of a folder to share (`vg_utils.sharing`), which has but those."""
+    shared = directory / "model.safetensors"
+    return shared if shared.is_file() else _current(directory / "checkpoint") / "model.safetensors"
 
 
 def _current(directory: Path) -> Path:

@@ -139,7 +139,7 @@ class ClipBackbone(Backbone):
         x = clip.token_embedding(tokens) + clip.positional_embedding[:length]  # (N, L, width)
         x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
         end = tokens.argmax(dim=-1)  # the end-of-text token has the highest number
-        pooled = x[torch.arange(len(x), device=x.device), end] @ clip.text_projection
+        pooled = x[torch.arange(x.shape[0], device=x.device), end] @ clip.text_projection
         return TextFeatures(pooled, x, tokens != 0)
 
 

@@ -112,6 +112,7 @@ class ClipRPN(GroundingModel):
     length 1 (or tokens of 512), a fused 2048x7x7 map and 735 anchors a phrase.
     """
 
+    ranks_boxes = True
     parts = ("clip_rpn",)
     fusion_type: type[ConcatFusion | AttentionFusion]
 
@@ -167,6 +168,9 @@ class ClipRPN(GroundingModel):
             outputs["proposals_cxcywh"] = to_cxcywh(proposals) / self.image_size
             outputs["proposal_scores"] = proposal_scores
         return outputs | {"boxes_cxcywh": to_cxcywh(boxes) / self.image_size, "score": scores}
+
+    def candidates(self, outputs: Features) -> tuple[Tensor, Tensor]:
+        return outputs["proposals_cxcywh"], outputs["proposal_scores"]
 
     def losses(self, outputs: Features, target_boxes_cxcywh: Tensor) -> Features:
         targets = to_xyxy(target_boxes_cxcywh.float()) * self.image_size

@@ -46,6 +46,7 @@ class DenseGrounder(PyramidModel):
     """
 
     learns_presence = True
+    ranks_boxes = True
     parts = ("hrnet", "pyramid", "dense_grounder")
 
     def __init__(self, config: ModelConfig) -> None:
@@ -156,6 +157,12 @@ class DenseGrounder(PyramidModel):
         sentence = self.mix_words(sentence, src_key_padding_mask=F.pad(padding, (1, 0)))
         return sentence[:, 0], sentence[:, 1:], padding
 
+    def candidates(self, outputs: Features) -> tuple[Tensor, Tensor]:
+        """Boxes of the last block's cells; a score is the answer's times the cell's share of the surest."""
+        sure = outputs["heatmap"].flatten(1)  # (N, P)
+        share = sure / sure.amax(1, keepdim=True).clamp(min=torch.finfo(sure.dtype).tiny)
+        return outputs["cells_cxcywh"][:, -1], outputs["score"][:, None] * share
+
     def losses(self, outputs: Features, target_boxes_cxcywh: Tensor) -> Features:
         """Of rows of zeros, phrases that fit nothing, only presence and an empty heatmap are learned."""
         boxes, there = outputs["boxes_cxcywh"], present(target_boxes_cxcywh)
@@ -249,7 +256,8 @@ def _encoder_layer(channels: int, head: DenseGrounderConfig) -> nn.Module:
 
 def agreeing(boxes_xyxy: Tensor, weights: Tensor, least_iou: float) -> Tensor:
     """Weights (N, P) of cells, 0 where a box (N, P, 4) overlaps that of the heaviest by less."""
-    surest = boxes_xyxy[torch.arange(len(weights), device=weights.device), weights.argmax(1)]  # (N, 4)
+    # Not `take_along_dim`: exported, it would be for the number of phrases that there was.
+    surest = boxes_xyxy.gather(1, weights.argmax(1)[:, None, None].expand(-1, -1, 4))[:, 0]  # (N, 4)
     iou = paired_iou(boxes_xyxy.flatten(0, 1), surest.repeat_interleave(weights.shape[1], 0))  # (N * P,)
     weights = weights * (iou.view_as(weights) >= least_iou)
     return weights / weights.sum(1, keepdim=True)

@@ -20,13 +20,13 @@ from torchvision.transforms.v2 import functional as TF
 
 from vg_utils.boxes import boxes_to_model, to_xyxy
 from vg_utils.config import ModelConfig
-from vg_utils.data.examples import DataError, GroundingExample
+from vg_utils.data.examples import GroundingExample
 from vg_utils.data.images import load_image
 from vg_utils.data.text import clean_text
 from vg_utils.data.transforms import EvalTransform, crop_regions
 from vg_utils.models.backbones import Backbone, build_backbone
 from vg_utils.models.detectors import ProposalSource, build_source
-from vg_utils.models.prediction import Prediction
+from vg_utils.models.prediction import Prediction, Predictions, check_phrases
 from vg_utils.models.spatial import Parsed, log_factor, parse_phrase
 
 PICTURES_AT_ONCE = 16  # whose proposals go through CLIP together
@@ -100,26 +100,21 @@ class DetectorClip:
         self._looked = self._look([picture], [boxes_xyxy.float()])[0]
         return self
 
-    def ground(self, phrases: Sequence[str] | str) -> list[Prediction]:
+    def ground(self, phrases: Sequence[str] | str) -> Predictions:
         """The box of each phrase in the image that was set last.
 
         Raises:
             ValueError: no image was set.
             DataError: a phrase is empty.
         """
-        phrases = [phrases] if isinstance(phrases, str) else list(phrases)
         if self._looked is None:
             raise ValueError("no image to look at: call set_image(image) before ground(phrases)")
-        cleaned = [clean_text(phrase) for phrase in phrases]
-        if not all(cleaned):
-            raise DataError(f"expected phrases with at least one word, got {phrases}")
-        if not cleaned:
-            return []
-        boxes, scores = self._choose([(self._looked, cleaned)])
-        return [
-            Prediction(phrase, tuple(box), score)
-            for phrase, box, score in zip(phrases, boxes.tolist(), scores.tolist(), strict=True)
-        ]
+        phrases = check_phrases(phrases)
+        if not phrases:
+            return Predictions()
+        boxes, scores = self._choose([(self._looked, [clean_text(phrase) for phrase in phrases])])
+        answers = zip(phrases, boxes.tolist(), scores.tolist(), strict=True)
+        return Predictions(Prediction(phrase, tuple(box), score) for phrase, box, score in answers)
 
     def answer_examples(self, examples: Sequence[GroundingExample]) -> Answers:
         """Answers to all expressions of the examples, in order."""

@@ -66,7 +66,8 @@ class ProposalNetwork(nn.Module):
     def forward(self, fused: Tensor) -> tuple[Tensor, Tensor]:
         """Fused maps (N, C, h, w) -> objectness logits (N, A) and box deltas (N, A, 4), both float32."""
         logits, deltas = concat_box_prediction_layers(*self.rpn.head([fused]))
-        return logits.float().view(len(fused), -1), deltas.float().view(len(fused), -1, 4)
+        count = fused.shape[0]
+        return logits.float().view(count, -1), deltas.float().view(count, -1, 4)
 
     def best(self, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
         """The decoded anchor with the highest objectness: boxes_xyxy (N, 4) and scores (N,) in [0, 1]."""

@@ -66,7 +66,7 @@ class TransVG(PyramidModel):
         words = self.project_words(text_features["tokens"])  # (N, L, C)
 
         # One sequence a phrase: [REG], words, cells, each with its place
-        count, length = len(words), words.shape[1]
+        count, length = words.shape[:2]
         place_reg, place_words, place_cells = self.positions.split([1, MAX_WORDS, cells.shape[1]], dim=1)
         reg = (self.reg + place_reg).expand(count, -1, -1)  # (N, 1, C)
         tokens = torch.cat([reg, words + place_words[:, :length], cells + place_cells], dim=1)

@@ -18,7 +18,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 __all__ = ["SPECIAL", "VOCABULARY", "WordPiece"]
@@ -73,6 +73,15 @@ class WordPiece:
         encoded = _splitter(self.vocabulary).encode(text, add_special_tokens=False)
         pieces = zip(encoded.ids, encoded.offsets, strict=True)
         return tuple(dict.fromkeys(text[start:end] for i, (start, end) in pieces if i == _UNKNOWN))
+
+    def as_json(self) -> str:
+        """As a file of `tokenizers`; its `Tokenizer.from_str` and `encode_batch` then give the same rows."""
+        whole = Tokenizer.from_str(_splitter(self.vocabulary).to_str())
+        start, end = ((SPECIAL[i], i) for i in (_START, _END))
+        whole.post_processor = processors.BertProcessing(end, start)
+        whole.enable_truncation(self.context_length)
+        whole.enable_padding(pad_id=_PAD, pad_token=SPECIAL[_PAD])
+        return whole.to_str()
 
     def pieces(self, text: str) -> list[str]:
         """What the model reads of one text."""

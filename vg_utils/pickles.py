@@ -6,13 +6,13 @@ Any version of Python and pandas reads them: pandas 2.2 cannot read a frame that
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from vg_utils.data.examples import DataError
+from vg_utils.data.plain_pickle import read_plain
 from vg_utils.files import write_atomically
 
 _BUILTINS = (type(None), bool, int, float, str)
@@ -29,13 +29,7 @@ def read_pickle(path: Path | str) -> Any:
     Raises:
         DataError: no such file, a damaged one, or one that asks for code to be run.
     """
-    try:
-        with Path(path).open("rb") as file:
-            return _PlainUnpickler(file).load()
-    except pickle.UnpicklingError as error:
-        raise DataError(f"{path}: expected a pickle of plain data, {error}") from None
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise DataError(f"{path}: expected a pickle of plain data, got: {repr(error)[:200]}") from None
+    return read_plain(Path(path), "a pickle of plain data")
 
 
 def to_plain(value: Any) -> Any:
@@ -53,23 +47,16 @@ def to_plain(value: Any) -> Any:
         return {to_plain(key): to_plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(inner) for inner in value]
-    if isinstance(value, pd.DataFrame):
-        frame = value.reset_index() if value.index.name else value
-        return {to_plain(name): to_plain(column) for name, column in frame.items()}
-    if isinstance(value, pd.Series | np.ndarray | np.generic):
+    if isinstance(value, np.ndarray | np.generic):
         return to_plain(value.tolist())
-    if value is pd.NA or value is pd.NaT:
-        return None
     if isinstance(value, Path):
         return str(value)
+    pd = sys.modules.get("pandas")  # where there is a value of it; to ask a model it need not be imported
+    if pd is not None and isinstance(value, pd.DataFrame):
+        frame = value.reset_index() if value.index.name else value
+        return {to_plain(name): to_plain(column) for name, column in frame.items()}
+    if pd is not None and isinstance(value, pd.Series):
+        return to_plain(value.tolist())
+    if pd is not None and (value is pd.NA or value is pd.NaT):
+        return None
     raise TypeError(f"expected plain data to pickle, got {type(value).__module__}.{type(value).__qualname__}")
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Refuses whatever is not built of Python's own plain types."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"refused {module}.{name}, which is code")
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("refused a reference to what is not in it")

@@ -48,7 +48,7 @@ class Payload:
 def test_what_would_run_is_refused(tmp_path, wrap):
     path, trace = tmp_path / "test.pkl", tmp_path / "trace"
     path.write_bytes(pickle.dumps(wrap(Payload(trace))))
-    with pytest.raises(DataError, match=r"test\.pkl: expected a plain data, refused .*mkdir"):
+    with pytest.raises(DataError, match=r"test\.pkl: expected plain data, refused .*mkdir"):
         read_pickle(path)
     assert not trace.exists()
 

@@ -48,7 +48,7 @@ class Payload:
 def test_what_would_run_is_refused(tmp_path, wrap):
     path, trace = tmp_path / "test.pkl", tmp_path / "trace"
     path.write_bytes(pickle.dumps(wrap(Payload(trace))))
-    with pytest.raises(DataError, match=r"test\.pkl: expected a pickle of plain data, refused .*mkdir"):
+    with pytest.raises(DataError, match=r"test\.pkl: expected plain data, refused .*mkdir"):
         read_pickle(path)
     assert not trace.exists()
 
@@ -58,7 +58,7 @@ def test_damaged_ones_are_an_error_of_one_line(tmp_path, content):
     (tmp_path / "a.pkl").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.pkl: expected a pickle of plain data, [^\n]*$"):
         read_pickle(tmp_path / "a.pkl")
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match=r"none\.pkl: expected a pickle of plain data"):
         read_pickle(tmp_path / "none.pkl")
 
 

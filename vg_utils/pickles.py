@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vg_utils.data.examples import DataError
+from vg_utils.data.plain_pickle import read_plain
 from vg_utils.files import write_atomically
 
 _BUILTINS = (type(None), bool, int, float, str)
@@ -29,13 +29,7 @@ def read_pickle(path: Path | str) -> Any:
     Raises:
         DataError: no such file, a damaged one, or one that asks for code to be run.
     """
-    try:
-        with Path(path).open("rb") as file:
-            return _PlainUnpickler(file).load()
-    except pickle.UnpicklingError as error:
-        raise DataError(f"{path}: expected a pickle of plain data, {error}") from None
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise DataError(f"{path}: expected a pickle of plain data, got: {repr(error)[:200]}") from None
+    return read_plain(Path(path), "a pickle of plain data")
 
 
 def to_plain(value: Any) -> Any:
@@ -63,13 +57,3 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"expected plain data to pickle, got {type(value).__module__}.{type(value).__qualname__}")
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Refuses whatever is not built of Python's own plain types."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"refused {module}.{name}, which is code")
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("refused a reference to what is not in it")

@@ -46,6 +46,7 @@ from experiments.report_tables import (
 from experiments.results import FROZEN, UNCHANGED, ResultsError, Study, gather, load, save
 from experiments.run import COMMAND, DETECTED_ON, LOOKED_AT
 from vg_utils.config import DenseGrounderConfig
+from vg_utils.data import DataError
 from vg_utils.files import write_atomically
 from vg_utils.pickles import read_pickle
 
@@ -337,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{options.results}: {options.results.stat().st_size:,} bytes")
             return 0
         study = load(options.results)
-    except ResultsError as error:
+    except (ResultsError, DataError) as error:
         print(error, file=sys.stderr)
         return 2
     negative = options.negative.read_text() if options.negative.is_file() else ""

@@ -36,6 +36,7 @@ from experiments.report_tables import (
     table,
 )
 from experiments.results import FLAGSHIP, ResultsError, pool_split, read_jobs, with_frames
+from vg_utils.data import DataError
 from vg_utils.files import write_atomically
 from vg_utils.pickles import read_pickle, to_plain
 
@@ -301,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("expected --gather or --short")
     try:
         runs = gather(options.results, options.gather)
-    except ResultsError as error:
+    except (ResultsError, DataError) as error:
         print(error, file=sys.stderr)
         return 2
     write_atomically(options.results, pickle.dumps(sharing_columns(runs), protocol=4))

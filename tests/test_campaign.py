@@ -4,7 +4,8 @@ import pytest
 
 from benchmarks import campaign
 
-SHARES = {"images": 0.2, "configs": 0.12, "weights": 0.3, "answers": 0.3, "journals": 0.3, "pickles": 0.5}
+SHARES = {"annotations": 0.1, "images": 0.2, "configs": 0.12, "weights": 0.3, "answers": 0.3}
+SHARES |= {"journals": 0.3, "pickles": 0.5}
 
 
 @pytest.mark.parametrize("name", SHARES)

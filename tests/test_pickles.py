@@ -56,9 +56,9 @@ def test_what_would_run_is_refused(tmp_path, wrap):
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps({"a": [1, 2]})[:-4]])
 def test_damaged_ones_are_an_error_of_one_line(tmp_path, content):
     (tmp_path / "a.pkl").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.pkl: expected [^\n]*plain data[^\n]*, [^\n]*$"):
+    with pytest.raises(DataError, match=r"a\.pkl: expected a pickle of plain data, [^\n]*$"):
         read_pickle(tmp_path / "a.pkl")
-    with pytest.raises(DataError, match="found no such file"):
+    with pytest.raises(DataError, match=r"none\.pkl: expected a pickle of plain data"):
         read_pickle(tmp_path / "none.pkl")
 
 

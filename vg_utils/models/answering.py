@@ -21,10 +21,7 @@ from vg_utils.models.inference import inference_copy
 from vg_utils.models.precision import autocast
 
 COUNTS = (1, 2, 4, 8, 16, 32)  # of phrases
-LENGTHS = (
-    16,
-    32,
-)  # in tokens; RefCOCOg's phrases have a median of 10 with start and end, one in a hundred 32
+LENGTHS = (16, 32, 77)  # in tokens, the last as many as our text encoders read
 OUTPUTS = ("boxes_cxcywh", "score", "presence", "heatmap")  # what an answer is made of
 
 

@@ -50,8 +50,10 @@ class Graphed:
 
     def _record(self, shapes: tuple, inputs: Tensors) -> None:
         """Record the function for these shapes; from the first time that this fails on, none is recorded."""
+        current = torch.cuda.current_stream(self.device)
         try:
-            self.recorded[shapes] = _Recording(self.function, inputs, self.device)
+            with torch.cuda.stream(current):  # a failure in the midst of it would leave another one on
+                self.recorded[shapes] = _Recording(self.function, inputs, self.device)
         except RuntimeError as error:  # an operation that waits for the GPU, or no memory left
             self.works = False
             warnings.warn(f"no CUDA graphs, each call is launched anew: {error}", stacklevel=4)

@@ -6,6 +6,8 @@ from typing import Literal
 
 import torch
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
+
 
 def best_precision(device: torch.device | str = "cuda") -> Literal["bf16", "fp16", "no"]:
     """bf16 where the GPU computes in it, fp16 on older GPUs, float32 on a processor.
@@ -20,7 +22,7 @@ def best_precision(device: torch.device | str = "cuda") -> Literal["bf16", "fp16
 
 def inference_dtype(device: torch.device | str) -> torch.dtype:
     """What `best_precision` is as a type of tensors."""
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[best_precision(device)]
+    return DTYPES[best_precision(device)]
 
 
 def autocast(device: torch.device | str) -> torch.autocast:

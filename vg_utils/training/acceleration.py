@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vg_utils.config import Config, ConfigError, TrainConfig
 from vg_utils.models.base import EndToEnd, Features, GroundingModel
-from vg_utils.models.precision import best_precision
+from vg_utils.models.precision import DTYPES, best_precision
 
 
 def make_accelerator(train: TrainConfig) -> Accelerator:
@@ -55,9 +55,10 @@ class RecordedImages(EndToEnd):
     def record(self, images: Tensor, dtype: torch.dtype) -> float:
         """Record batches like these (B, 3, S, S), under autocast to a type (float32: without it).
 
-        Returns the seconds that it took.
-
         Gradients lie in the graph's own memory from one step to the next: no accumulation over steps.
+
+        Returns:
+            the seconds that it took.
         """
         started = time.perf_counter()
         statistics = [buffer.clone() for buffer in self.model.buffers()]  # warming up would change them
@@ -98,8 +99,7 @@ def record(network: RecordedImages, config: Config, accelerator: Accelerator) ->
             raise ConfigError(f"train.graphs: expected a GPU that encodes images anew, not {hindrance}")
     kind = torch.float32 if config.data.resident else torch.uint8  # augmented on the device, or read
     shape = (train.batch_images, 3, config.model.image_size, config.model.image_size)
-    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = precision.get(accelerator.mixed_precision, torch.float32)
+    dtype = DTYPES[accelerator.mixed_precision]
     return network.record(torch.zeros(shape, dtype=kind, device=accelerator.device), dtype)
 
 

@@ -31,9 +31,9 @@ from vg_utils.data.resident import ResidentPictures
 from vg_utils.devices import default_device
 from vg_utils.evaluation.runs import evaluate, evaluate_constant, evaluate_detector
 from vg_utils.models.backbones import build_backbone
-from vg_utils.models.checkpoints import ship
 from vg_utils.models.detector_clip import build_detector_clip
 from vg_utils.models.photo import KEPT_WHOLE
+from vg_utils.models.shipping import ship
 from vg_utils.pickles import write_pickle
 from vg_utils.predictor import Grounder
 from vg_utils.presets import preset

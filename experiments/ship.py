@@ -13,8 +13,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from vg_utils.models.checkpoints import ship
 from vg_utils.models.shipped import WEIGHTS_DIR
+from vg_utils.models.shipping import ship
 
 
 def ship_run(run_dir: Path, directory: Path) -> None:

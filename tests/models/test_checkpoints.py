@@ -30,11 +30,11 @@ from vg_utils.models.checkpoints import (
     save_checkpoint,
     save_history,
     save_weights,
-    ship,
     with_absolute_paths,
 )
 from vg_utils.models.clip import ClipBackbone, load_clip, tokenize
 from vg_utils.models.shipped import pack_tensors, unpack_tensors
+from vg_utils.models.shipping import ship
 from vg_utils.pickles import write_pickle
 from vg_utils.predictor import Grounder
 

@@ -11,13 +11,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.models.maps import SIZE, build_small, small_config
-from vg_utils.config import HRNetConfig
-from vg_utils.models import shipped
-from vg_utils.models.checkpoints import save_checkpoint, ship
+from vg_utils.config import HRNetConfig, set_fields
+from vg_utils.models import build_model, shipped
+from vg_utils.models.checkpoints import CheckpointError, load_model, save_checkpoint
 from vg_utils.models.clip import ClipBackbone, tokenize
 from vg_utils.models.hrnet import HRNetBackbone
 from vg_utils.models.shipped import load_shipped, pack, pack_tensors, unpack_tensors
+from vg_utils.models.shipping import ship
 from vg_utils.predictor import Grounder
+from vg_utils.presets import preset
 
 PHRASES = ["the red cube", "the small cone behind the sphere"]
 
@@ -140,6 +142,34 @@ def test_small_matrices_can_stay_as_they_are():
     back = unpack_tensors(packed, net.state_dict())
     assert torch.equal(back["3.weight"], net[3].weight)
     assert_rounded(back["0.weight"], net[0].weight.detach())
+
+
+def test_a_change_of_low_rank_is_shipped_as_such(tmp_path):
+    config = set_fields(preset("photos", "text-only"), model__clip__text_tuning="full")
+    model = build_model("text-only", config.model).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():  # as if a training had moved all matrices, in rank 2
+        for name, value in model.named_parameters():
+            if name.startswith("clip.text.") and value.ndim == 2:
+                value += 0.02 * torch.randn(len(value), 2) @ torch.randn(2, value.shape[1]) / 5
+    run_dir, directories = tmp_path / "run", {rank: tmp_path / f"rank{rank}" for rank in (0, 1, 2)}
+    save_checkpoint(run_dir / "checkpoint", model, {"epoch": 1}, best=True)
+    config.save(run_dir / "config.json")
+    for rank, directory in directories.items():
+        ship(run_dir, directory, rank=rank)
+    sizes = [(d / "checkpoint/model.safetensors").stat().st_size for d in directories.values()]
+    assert sizes[2] < sizes[0] / 10
+    vectors = {}
+    for rank, directory in directories.items():
+        loaded, _ = load_model(directory)
+        vectors[rank] = loaded.clip.encode_texts(loaded.tokenizer(PHRASES)).pooled
+    expected = model.clip.encode_texts(model.tokenizer(PHRASES)).pooled
+    errors = {rank: (vector - expected).norm().item() for rank, vector in vectors.items()}
+    assert errors[2] < errors[0] + 1e-3 < errors[1]  # in 8 bits, all of it is hardly better
+
+    set_fields(config, model__clip__weights="random").save(directories[2] / "config.json")
+    with pytest.raises(CheckpointError, match="finetuned from other weights"):
+        load_model(directories[2])
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])

@@ -16,8 +16,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,11 +27,16 @@ from vg_utils.files import disk_errors, write_atomically
 from vg_utils.models import build_model
 from vg_utils.models.backbones import WeightsError
 from vg_utils.models.base import GroundingModel
-from vg_utils.models.fingerprints import fingerprint, fingerprints, full_names, omitted
-from vg_utils.models.shipped import WEIGHTS_DIR, pack_tensors, unpack_tensors
+from vg_utils.models.fingerprints import (
+    fingerprint,
+    fingerprints,
+    fingerprints_of,
+    full_names,
+    omitted,
+)
+from vg_utils.models.shipped import WEIGHTS_DIR, changed, unpack_tensors
 from vg_utils.models.weight_files import read_weights
 from vg_utils.pickles import write_pickle
-from vg_utils.presets import preset
 
 DEFAULT_CHECKPOINT = "photos/dense-grounder"  # the one for photographs
 TRAINED_ON = {  # what the shipped checkpoints of a preset have seen
@@ -79,7 +82,7 @@ def save_checkpoint(
         with disk_errors():
             _fill(fresh, model, state, average)
             scored = fresh / ("last.safetensors" if average is None else "average.safetensors")
-            kept = scored if best else (_current(directory) / "model.safetensors")
+            kept = scored if best else (current(directory) / "model.safetensors")
             shutil.copyfile(kept, fresh / "model.safetensors")  # not a hard link: Colab's Drive has none
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)  # a full disk has room for the next thing then
@@ -103,7 +106,7 @@ def _fill(directory: Path, model: GroundingModel, state: dict, average: Groundin
 
 def load_state(directory: Path, model: GroundingModel, average: GroundingModel | None = None) -> dict | None:
     """Put the last saved weights into the model and return the saved state; None if nothing was saved yet."""
-    directory = _current(directory)
+    directory = current(directory)
     if not (directory / "state.pt").exists():
         return None
     load_weights(directory / "last.safetensors", model)
@@ -145,27 +148,6 @@ def save_weights(path: Path, model: GroundingModel, prints: dict[str, str] | Non
     save_file(tensors, path, metadata={"fingerprints": json.dumps(prints)})
 
 
-def ship(run_dir: Path, directory: Path, tokens: Iterable[int] | None = None, smallest: int = 0) -> None:
-    """Copy the best weights of a run as they come with the package: small, see `vg_utils.models.shipped`.
-
-    Args:
-        run_dir: the run.
-        directory: where to, `vg_utils/weights/DATA/MODEL` for `Grounder.load("DATA/MODEL")` to find it.
-        tokens: those of the phrases that it shall understand; None: all.
-        smallest: matrices of fewer numbers stay as they are, see `shipped.pack_tensors`.
-    """
-    (directory / "checkpoint").mkdir(parents=True, exist_ok=True)
-    with safe_open(_current(run_dir / "checkpoint") / "model.safetensors", framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        metadata = file.metadata()
-    packed = pack_tensors(tensors, tokens, smallest)
-    save_file(packed, directory / "checkpoint" / "model.safetensors", metadata=metadata)
-    config = Config.load(run_dir / "config.json")
-    home = preset(config.preset).data  # where the images lay was a matter of the machine that trained
-    config = replace(config, data=replace(config.data, root=home.root, features=home.features))
-    config.save(directory / "config.json")
-
-
 def load_weights(path: Path, model: GroundingModel) -> None:
     """Put weights into the model: every one has to be there and fit, omitted backbones be the same.
 
@@ -174,11 +156,13 @@ def load_weights(path: Path, model: GroundingModel) -> None:
     """
     prints = _read_fingerprints(path)
     try:
-        own = model.state_dict()
-        tensors = unpack_tensors(read_weights(path), own)
+        own, packed = model.state_dict(), read_weights(path)
+        tensors = unpack_tensors(packed, own)
     except ValueError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise CheckpointError(f"{path}: {reason}") from None
+    if fingerprints_of(model, changed(packed)) != _read_fingerprints(path, "changed"):
+        raise CheckpointError(f"{path}: finetuned from other weights than those loaded here")
     backbones, skipped = model.backbones(), omitted(model)
     for name, expected in prints.items():
         if name not in skipped or fingerprint(backbones[name], skipped[name]) != expected:
@@ -292,23 +276,23 @@ def origin(checkpoint: str | Path) -> str:
     return f"{checkpoint}: {config.model.name}, trained on {seen}"
 
 
-def _read_fingerprints(path: Path) -> dict[str, str]:
+def _read_fingerprints(path: Path, key: str = "fingerprints") -> dict[str, str]:
     """Of a checkpoint's weights: those of the backbones that it builds on, which are not in it.
+
+    With the key "changed": those of the weights whose change is in it.
 
     Raises:
         CheckpointError: the file is missing or damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            prints = json.loads((file.metadata() or {}).get("fingerprints", "{}"))
+            prints = json.loads((file.metadata() or {}).get(key, "{}"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: expected weights, found no such file") from None
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected a safetensors file, got: {str(error)[:200]}") from None
     if not isinstance(prints, dict) or not all(isinstance(value, str) for value in prints.values()):
-        raise CheckpointError(
-            f"{path}: fingerprints: expected a text for each backbone, got {str(prints)[:80]}"
-        )
+        raise CheckpointError(f"{path}: {key}: expected a text for each backbone, got {str(prints)[:80]}")
     return prints
 
 
@@ -319,10 +303,10 @@ def _beside(directory: Path, suffix: str) -> Path:
 def _best_weights(directory: Path) -> Path:
     """A run's best weights, or the weights of a folder to share (`vg_utils.sharing`), which has but those."""
     shared = directory / "model.safetensors"
-    return shared if shared.is_file() else _current(directory / "checkpoint") / "model.safetensors"
+    return shared if shared.is_file() else current(directory / "checkpoint") / "model.safetensors"
 
 
-def _current(directory: Path) -> Path:
+def current(directory: Path) -> Path:
     """The checkpoint directory, or the old one where a kill came between the two renames of a save."""
     old = _beside(directory, "old")
     return old if old.exists() and not directory.exists() else directory

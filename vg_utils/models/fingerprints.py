@@ -62,6 +62,15 @@ def fingerprints(model: GroundingModel) -> dict[str, str]:
     return {name: fingerprint(backbones[name], weights) for name, weights in omitted(model).items()}
 
 
+def fingerprints_of(model: GroundingModel, names: set[str]) -> dict[str, str]:
+    """Of each backbone with some of these weights, their fingerprint."""
+    inside = {
+        backbone: {name.removeprefix(f"{backbone}.") for name in names if name.startswith(f"{backbone}.")}
+        for backbone in model.backbones()
+    }
+    return {name: fingerprint(model.backbones()[name], of) for name, of in inside.items() if of}
+
+
 def _frozen(module: nn.Module) -> set[str]:
     """Names of the weights and buffers of the parts of a module that do not train."""
     names = set()

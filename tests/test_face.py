@@ -25,3 +25,11 @@ def test_importing_it_costs_nothing():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "set()\n"
+
+
+def test_a_question_imports_what_it_needs_and_no_more():
+    """Each of these takes a quarter of a second to more than one, whenever `ground` is called."""
+    heavy = "pandas", "matplotlib", "open_clip", "transformers", "accelerate"
+    program = f"import sys, vg_utils.asking; print([m for m in {heavy} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

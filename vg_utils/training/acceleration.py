@@ -82,25 +82,25 @@ class RecordedImages(EndToEnd):
         return super().forward(images, texts, image_index)
 
 
-def record(network: RecordedImages, config: Config, accelerator: Accelerator) -> float:
-    """Record the batches that a training will have; returns the seconds that it took.
-
-    Raises:
-        ConfigError: there is nothing to record, or what is recorded could not be trained.
-    """
-    train = config.train
-    for hindrance, there in {
-        "a processor": accelerator.device.type != "cuda",
+def check_graphs(train: TrainConfig, device: torch.device) -> None:
+    """Raise a ConfigError if `record` is asked for where it cannot be, or could not be trained on."""
+    hindrances = {
+        "a processor": device.type != "cuda",
         "train.cached": train.cached,
         "train.compile": train.compile,
         "train.accumulation above 1": train.accumulation > 1,
-    }.items():
-        if there:
+    }
+    for hindrance, there in hindrances.items():
+        if train.graphs and there:
             raise ConfigError(f"train.graphs: expected a GPU that encodes images anew, not {hindrance}")
+
+
+def record(network: RecordedImages, config: Config, accelerator: Accelerator) -> float:
+    """Record the batches that a training will have; returns the seconds that it took."""
     kind = torch.float32 if config.data.resident else torch.uint8  # augmented on the device, or read
-    shape = (train.batch_images, 3, config.model.image_size, config.model.image_size)
-    dtype = DTYPES[accelerator.mixed_precision]
-    return network.record(torch.zeros(shape, dtype=kind, device=accelerator.device), dtype)
+    shape = (config.train.batch_images, 3, config.model.image_size, config.model.image_size)
+    images = torch.zeros(shape, dtype=kind, device=accelerator.device)
+    return network.record(images, DTYPES[accelerator.mixed_precision])
 
 
 class _Branch(nn.Module):

@@ -31,7 +31,7 @@ from vg_utils.models import build_model
 from vg_utils.models.backbones import Backbone
 from vg_utils.models.base import Features, GroundingModel
 from vg_utils.models.checkpoints import load_state, save_checkpoint, save_history, with_absolute_paths
-from vg_utils.training.acceleration import RecordedImages, make_accelerator, record
+from vg_utils.training.acceleration import RecordedImages, check_graphs, make_accelerator, record
 from vg_utils.training.averages import MovingAverage, RunningTotals
 from vg_utils.training.claims import check_claim, check_still_there, claim, digest_of
 from vg_utils.training.loaders import Examples, examples_of, load_split, make_loaders
@@ -79,6 +79,7 @@ def fit(
     check_folder(run_dir)
     config = with_absolute_paths(config)
     accelerator = make_accelerator(config.train)
+    check_graphs(config.train, accelerator.device)
     note = check_claim(run_dir, config, resume)  # all look, and nobody writes before everything is sound
     set_seed(config.train.seed)
     splits = splits or {}

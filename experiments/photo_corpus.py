@@ -12,17 +12,14 @@ from random import Random
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import roi_align
 
 from vg_utils.boxes import boxes_to_model, to_xyxy
-from vg_utils.data.phrases.reading import annotated_classes
 from vg_utils.data.phrases.writing import HELD_OUT
 from vg_utils.data.splits import split_of
 from vg_utils.data.text import swap_left_right
 from vg_utils.data.transforms import EvalTransform
 
-COMMON = 0.02  # share of the images; those with a class that fewer show are drawn more often
 SMALLEST = 16  # pixels of a box's shorter side; what is smaller cannot be told, even by people
 
 
@@ -42,9 +39,6 @@ class Photos:
         picture: int64 (K,), the image of each box.
         label: int64 (K,), its class.
         classes: their names.
-        all_boxes, all_labels: float32 (M, L, 4) and int64 (M, L), every box of each image, however small, and
-            its class; -1 where there are fewer.
-        known: bool (M, C), which classes somebody looked for in each image.
     """
 
     images: Tensor
@@ -53,9 +47,6 @@ class Photos:
     picture: Tensor
     label: Tensor
     classes: list[str]
-    all_boxes: Tensor
-    all_labels: Tensor
-    known: Tensor
 
     def captioned(self) -> list[int]:
         """The images with captions."""
@@ -82,58 +73,29 @@ def read_photos(data: Path, side: int, device: torch.device, measured: bool, lim
     with ThreadPoolExecutor() as pool:
         views = list(pool.map(EvalTransform(side), [data / "images" / r["file_name"] for r in records]))
     classes = {category["id"]: i for i, category in enumerate(instances["categories"])}
-    items = [
-        item
-        for item in instances["annotations"]
-        if item["image_id"] in number and not item.get("iscrowd", 0) and min(item["bbox"][2:]) > 0
-    ]
-    corners = torch.tensor([(x, y, x + w, y + h) for x, y, w, h in (item["bbox"] for item in items)])
-    picture = torch.tensor([number[item["image_id"]] for item in items])
-    label = torch.tensor([classes[item["category_id"]] for item in items])
+    boxes, picture, label = [], [], []
+    for item in instances["annotations"]:
+        x, y, w, h = item["bbox"]
+        if item["image_id"] in number and min(w, h) >= SMALLEST and not item.get("iscrowd", 0):
+            boxes.append((x, y, x + w, y + h))
+            picture.append(number[item["image_id"]])
+            label.append(classes[item["category_id"]])
     letterboxes = torch.stack([view.letterbox for view in views])[picture]  # (K, 4)
-    squares = to_xyxy(boxes_to_model(corners, letterboxes, side)) * side
-    told = (corners[:, 2:] - corners[:, :2]).amin(1) >= SMALLEST
+    squares = to_xyxy(boxes_to_model(torch.tensor(boxes), letterboxes, side)) * side
     return Photos(
         torch.stack([view.image for view in views]).to(device),
         [captions[record["id"]] for record in records],
-        squares[told].to(device),
-        picture[told].to(device),
-        label[told].to(device),
+        squares.to(device),
+        torch.tensor(picture, device=device),
+        torch.tensor(label, device=device),
         [category["name"] for category in instances["categories"]],
-        by_image(squares, picture, len(records), 0.0).to(device),
-        by_image(label, picture, len(records), -1).to(device),
-        looked_for(instances, records).to(device),
     )
-
-
-def by_image(values: Tensor, picture: Tensor, count: int, empty: float) -> Tensor:
-    """Values (K, ...) of boxes, put together by image (K,): (count, L, ...), filled up with `empty`."""
-    rows = [(picture == number).nonzero()[:, 0] for number in range(count)]
-    return pad_sequence([values[some] for some in rows], batch_first=True, padding_value=empty)
-
-
-def looked_for(instances: dict, records: list[dict]) -> Tensor:
-    """bool (M, C): which classes are annotated in these images."""
-    names = {category["id"]: category["name"] for category in instances["categories"]}
-    of_image: dict[int, list[dict]] = defaultdict(list)
-    for item in instances["annotations"]:
-        of_image[item["image_id"]].append(item)
-    known = annotated_classes(instances["images"], of_image, names)
-    return torch.tensor([[name in known[record["id"]] for name in names.values()] for record in records])
 
 
 def sample_boxes(photos: Photos, count: int) -> Tensor:
     """Rows (count,) of boxes, a class as often as the root of its share: two of five boxes are persons."""
     frequency = photos.label.bincount(minlength=len(photos.classes)).float()
     return torch.multinomial(frequency.clamp(min=1).rsqrt()[photos.label], count, replacement=True)
-
-
-def image_weights(photos: Photos) -> Tensor:
-    """How often to draw each image (M,): one with a rare class more (Gupta et al. 2019, appendix B.2)."""
-    classes = range(len(photos.classes))
-    shows = torch.stack([(photos.all_labels == label).any(1) for label in classes], 1).float()  # (M, C)
-    often = (COMMON / shows.mean(0).clamp(min=1e-9)).sqrt().clamp(min=1)
-    return (shows * often).amax(1).clamp(min=1)
 
 
 def crops(photos: Photos, rows: Tensor, side: int, room: float = 0.0) -> Tensor:

@@ -7,8 +7,8 @@ DATA has COCO's `instances.json` and `captions.json`, and `images`. As CLIP does
 section 2.3), images are to find their captions, and crops the names of their classes, where all crops
 of a class are each other's positives (as in supervised contrastive learning, Khosla et al. 2020). Eighty
 names are few: of every image the ImageNet classifier's opinion of 1,000 more is taught as well (Hinton
-et al. 2015). What is where, the maps learn by detecting (`experiments.photo_boxes`). Before all that, a text
-encoder of fewer layers learns to say what the whole one says (`experiments.photo_distil`).
+et al. 2015). Before all that, a text encoder of fewer layers learns to say what the whole one says
+(`experiments.photo_distil`).
 
 Written: `photos.safetensors` in 8 bits, to go into `vg_utils/weights`; `photos-float.safetensors`; and
 `photos.json`, the card, with scores on images that were held out.
@@ -31,12 +31,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.photo_boxes import BoxReader, box_losses, scenes
 from experiments.photo_corpus import (
     Photos,
     captioned_batch,
     crops,
-    image_weights,
     jitter,
     read_photos,
     sample_boxes,
@@ -58,7 +56,6 @@ STORED = 320  # side of the images on the device
 SIDES = (224, 256, 288)  # of whole images when learning, in turn
 CROP = 128  # side of crops
 RATES = {"text.": 2e-5, "image": 2e-4, "text_projection": 1e-3, "image_projection": 1e-3, "logit_scale": 1e-3}
-READER_RATE = 1e-3
 LAYERS = (0, 2, 4, 5)  # of MiniLM; of four, these change its vectors least when the others are left out
 IMAGENET_HEAT = 2.0  # both opinions are softened by it
 
@@ -135,27 +132,10 @@ def caption_loss(model: PhotoBackbone, images: Tensor, captions: list[str]) -> T
 
 def name_loss(model: PhotoBackbone, images: Tensor, photos: Photos, label: Tensor, chance: Random) -> Tensor:
     """Each crop (N, D) and a name of its class, among those of all classes."""
-    texts = embed_names(model, photos.classes, chance)
-    fits = label[:, None] == torch.arange(len(texts), device=label.device)
+    names = [chance.choice((name, name, *SYNONYMS.get(name, ()))) for name in photos.classes]
+    texts = embed_texts(model, [chance.choice(PROMPTS).format(name) for name in names])
+    fits = label[:, None] == torch.arange(len(names), device=label.device)
     return contrast(temperature(model), images, texts, fits)
-
-
-def embed_names(model: PhotoBackbone, classes: Sequence[str], chance: Random) -> Tensor:
-    """Unit vectors (C, D) of the classes, each called one of its names."""
-    names = [chance.choice((name, name, *SYNONYMS.get(name, ()))) for name in classes]
-    return embed_texts(model, [chance.choice(PROMPTS).format(name) for name in names])
-
-
-def boxes_loss(
-    model: PhotoBackbone, reader: BoxReader, photos: Photos, numbers: Tensor, chance: Random
-) -> Tensor:
-    """Of images (B,): what is where in them."""
-    images, scene = scenes(photos, numbers)
-    images = jitter(images).contiguous(memory_format=torch.channels_last)
-    with half(images.device):
-        vectors, corners = reader(model.encode_maps(images, (2, 3, 4)))
-    names = embed_names(model, photos.classes, chance)
-    return sum(box_losses(vectors, corners, reader, names, scene, images.shape[-1]).values())
 
 
 def imagenet_loss(
@@ -192,9 +172,9 @@ def half(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def make_optimizer(model: PhotoBackbone, reader: BoxReader) -> torch.optim.Optimizer:
+def make_optimizer(model: PhotoBackbone) -> torch.optim.Optimizer:
     """A rate for each part: the text encoder knows its words and should not forget them."""
-    groups: dict[float, list[nn.Parameter]] = {READER_RATE: list(reader.parameters())}
+    groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         longest = max((part for part in RATES if name.startswith(part)), key=len)
         groups.setdefault(RATES[longest], []).append(parameter)
@@ -224,15 +204,14 @@ def pretrain(
         model: changed in place.
         teacher: of ImageNet's names.
         photos: to learn from.
-        options: `batch`, `boxes`, `steps`, `seconds`, `seed`, `imagenet` of the command line.
+        options: `batch`, `steps`, `seconds`, `seed`, `imagenet` of the command line.
         report: called ten times, with the step.
     """
     device = photos.images.device
     torch.manual_seed(options.seed)
     chance, started = Random(options.seed), time.perf_counter()
-    reader = BoxReader([model.levels[level][0] for level in (2, 3, 4)], model.embed_dim).to(device)
-    optimizer, names = make_optimizer(model, reader), [name.split(", ")[0] for name in imagenet_names()]
-    often, step, done, reported = image_weights(photos), 0, 0.0, 0
+    optimizer, names = make_optimizer(model), [name.split(", ")[0] for name in imagenet_names()]
+    step, done, reported = 0, 0.0, 0
     while done < 1:
         schedule(optimizer, done)
         count = min(options.batch, len(photos.captioned()))
@@ -250,12 +229,9 @@ def pretrain(
             opinion = torch.cat([teacher(pictures), teacher(cut)])
             loss = imagenet_loss(model, torch.cat([seen, seen_cut]), opinion, names, chance)
             losses["imagenet"] = options.imagenet * loss
-        if options.boxes:
-            numbers = torch.multinomial(often, options.boxes, replacement=True)
-            losses["boxes"] = boxes_loss(model, reader, photos, numbers, chance)
         optimizer.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
-        nn.utils.clip_grad_norm_([*model.parameters(), *reader.parameters()], 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
         spent = (time.perf_counter() - started) / options.seconds if options.seconds else 0.0
@@ -334,7 +310,6 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=LAYERS, help="of MiniLM's six, to be kept")
     parser.add_argument("--text-steps", type=int, default=2000, help="of learning to do without the others")
     parser.add_argument("--batch", type=int, default=256, help="images, and as many crops")
-    parser.add_argument("--boxes", type=int, default=128, help="images a step to detect in; 0: none")
     parser.add_argument("--imagenet", type=float, default=0.5, help="weight of the classifier; 0: none")
     parser.add_argument("--limit", type=int, default=0, help="of images, for a trial; 0: all")
     parser.add_argument("--seed", type=int, default=0)

@@ -13,12 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from experiments import photo_distil, photo_scores, pretrain_photos
-from experiments.photo_boxes import BoxReader, Scene, assign, box_losses, scenes
 from experiments.photo_corpus import (
     captioned_batch,
     crops,
     held_out,
-    image_weights,
     jitter,
     read_photos,
     resized,
@@ -103,56 +101,6 @@ def test_mirrored_pictures_have_mirrored_captions(data):
     assert changed.shape == images.shape
     assert 0 <= changed.min() <= changed.max() <= 1
     assert not torch.equal(changed, images)
-
-
-def test_boxes_move_with_what_they_hold(data):
-    photos = read_photos(data, 64, CPU, False)
-    assert photos.all_boxes.shape == (8, 2, 4)  # small ones, too
-    photos.all_boxes[:] = torch.tensor([[10.0, 20, 30, 50], [40.0, 4, 60, 20]])
-    photos.images[:] = 0
-    photos.images[:, 0, 20:50, 10:30] = photos.images[:, 1, 4:20, 40:60] = 255
-    torch.manual_seed(0)
-    images, scene = scenes(photos, torch.arange(8).repeat(4))
-    there = scene.labels >= 0
-    assert 0 < there.sum() < there.numel()  # some are zoomed out of the square
-    for image, boxes, labels in zip(images, scene.boxes.round().int().tolist(), scene.labels, strict=True):
-        for channel, ((x1, y1, x2, y2), label) in enumerate(zip(boxes, labels.tolist(), strict=True)):
-            if label >= 0:
-                assert image[channel, y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].min() > 0.9
-                assert (image[channel] > 0.6).sum() == pytest.approx((x2 - x1) * (y2 - y1), rel=0.2, abs=60)
-
-
-def test_images_with_rare_classes_are_drawn_more_often(data):
-    photos = read_photos(data, 64, CPU, False)
-    photos.all_labels = torch.tensor([[0, -1]] * 99 + [[0, 2]])
-    weights = image_weights(photos)
-    assert weights[:99].tolist() == [1.0] * 99
-    assert weights[99] == pytest.approx(2**0.5)
-
-
-def test_cells_say_the_smallest_box_that_is_of_their_level():
-    boxes = torch.tensor([[[0.0, 0, 320, 320], [100, 100, 140, 140], [0, 0, 0, 0]]])
-    chosen = assign(boxes, torch.tensor([[True, True, False]]), 320)[0]
-    fine, middle, coarse = chosen[:1600].view(40, 40), chosen[1600:2000], chosen[2000:].view(10, 10)
-    assert set(fine.unique().tolist()) == {-1, 1}
-    assert fine[15, 15] == 1
-    assert middle.unique().tolist() == [-1]  # none of so many pixels
-    assert coarse[5, 5] == 0
-    assert chosen.eq(2).sum() == 0
-
-
-def test_what_nobody_looked_for_is_no_error():
-    """A reader that sees a class in every cell pays for it, but not where the class is not annotated."""
-    reader, names = BoxReader((8, 8, 8), 2), torch.eye(2)
-    boxes, labels = torch.tensor([[[8.0, 8, 40, 40]]]), torch.tensor([[0]])
-    vectors, corners = torch.zeros(1, 64 + 16 + 4, 2), boxes.expand(1, 84, 4)
-    vectors[..., 1] = 1  # the second class, everywhere
-    losses = [
-        box_losses(vectors, corners, reader, names, Scene(boxes, labels, torch.tensor([[True, known]])), 64)
-        for known in (True, False)
-    ]
-    assert losses[0]["what"] > 5 * losses[1]["what"]
-    assert losses[0]["where"] == pytest.approx(0, abs=1e-5)
 
 
 def test_another_crop_of_the_class_is_no_negative():

@@ -11,16 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vg_utils.data import load_image
-from vg_utils.figures.pictures import prediction_grid
+from vg_utils.figures.pictures import prediction_grid, prediction_items
 from vg_utils.predictor import Grounder
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = "photos/dense-grounder"
 ASKED = {
-    "astronaut": ("smiling woman in an orange suit", "the space shuttle", "the flag on the left"),
+    "astronaut": ("smiling woman in an orange suit", "the flag on the left"),
     "coffee": ("the cup of coffee", "the spoon"),
-    "cat": ("the giraffe",),
+    "cat": ("the cat", "the giraffe"),
 }
+
+
+THRESHOLD = 0.5  # of presence: below it a phrase is taken to fit nothing
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,11 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, phrases in ASKED.items():
         picture = load_image(ROOT / "Visuals/photographs" / f"{name}.jpg")
         grounder.set_image(picture)
-        items += [
-            {"image": picture, "phrase": found.phrase, "prediction_xyxy": found.box_xyxy}
-            | {"score": found.score, "presence": found.presence}
-            for found in grounder.ground(phrases)
-        ]
+        items += prediction_items(picture, grounder.ground(phrases), THRESHOLD)
     prediction_grid(items, path=out)
     print(f"{out}: {out.stat().st_size:,} bytes")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.data.samples import small_set, write_set
+from tests.data.samples import ref, sentence, small_set, write_set
+from tests.data.test_reviewed import review_of
 from vg_utils import pipeline
 from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import DataError, load_examples
@@ -212,3 +213,65 @@ def test_a_constant_box_is_never_chosen_on_what_it_is_scored_on(tmp_path):
         train.write(json.dumps(other) + "\n")
     results = pipeline.evaluate_checkpoint("constant-box", str(folder), "test")
     assert results["miou"] == 0  # on the mug it would be 1, on the median of both in between
+
+
+# scores beside the usual ones
+
+
+def test_a_review_gives_both_scores_in_one_table(tmp_path, capsys):
+    instances, refs = small_set()
+    root = write_set(tmp_path / "set", instances, refs)
+    (tmp_path / "review.json").write_text(json.dumps(review_of(instances, refs, "test", {4})))
+    file = tmp_path / "results.json"
+    where = {"split": "test", "json_path": str(file), "reviewed": "review.json"}
+    results = pipeline.evaluate_checkpoint("constant-box", str(root), **where)
+    assert json.loads(file.read_text()) == results
+    assert (results["n_expressions"], results["reviewed"]["n_expressions"]) == (2, 1)
+    printed = capsys.readouterr().out
+    assert "reviewed: 2 records, 1 of the sentences flagged" in printed
+    names = [line[:20].strip() for line in printed.splitlines()]
+    assert names.index("without the flagged") == names.index("constant-box") + 1
+
+
+def test_a_review_of_something_else_is_refused_before_anything_is_written(tmp_path):
+    instances, refs = small_set()
+    root = write_set(tmp_path / "set", instances, refs)
+    (tmp_path / "review.json").write_text(json.dumps(review_of(instances, refs, "val")))
+    where = {"split": "test", "json_path": "results.json", "reviewed": "review.json"}
+    with pytest.raises(DataError, match=r"review\.json: expected records of the sentences that are scored"):
+        pipeline.evaluate_checkpoint("constant-box", str(root), **where)
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_phrases_of_grefcoco(tmp_path, capsys):
+    """One target, none, or several: the first are scored, of the second it is asked whether that is known."""
+    instances, refs = small_set()
+    refs = [dict(r, ann_id=[r["ann_id"]]) for r in refs]
+    refs.append(ref(10, [80, 81], 8, "test", [sentence(10, "both cars")]))
+    refs.append(ref(11, [-1], 8, "test", [sentence(11, "the dog"), sentence(12, "a red ball")]))
+    root = write_set(tmp_path / "set", instances, [])
+    (root / "annotations" / "refs(umd).p").unlink()
+    (root / "annotations" / "grefs(unc).json").write_text(json.dumps(refs))
+    for threshold, n_acc in ((0.0, 0), (1.0, 1)):
+        results = pipeline.evaluate_checkpoint(
+            "photos/dense-grounder", str(root), "test", threshold=threshold
+        )
+        assert (results["n_acc"], results["t_acc"]) == (n_acc, 1 - n_acc)
+        assert (results["n_expressions"], results["n_absent"], results["n_several_targets"]) == (2, 2, 1)
+        printed = capsys.readouterr().out
+        assert {"N-acc", "T-acc"} <= set(printed.split())
+        assert f"presence_threshold: {threshold:.3f}" in printed
+
+
+def test_a_threshold_that_decides_nothing_is_refused(tmp_path, tiny_scenes):
+    root = write_set(tmp_path / "set", *small_set())
+    for data, threshold, message in (
+        (root, 1.5, "expected a share"),
+        (root, 0.5, "expected phrases that fit nothing in their image"),
+        (tiny_scenes, 0.5, "constant-box gives a box for every phrase"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            pipeline.evaluate_checkpoint(
+                "constant-box", str(data), "test", json_path="results.json", threshold=threshold
+            )
+    assert not (tmp_path / "results.json").exists()

@@ -20,6 +20,16 @@ from vg_utils.predictor import Grounder
 
 FIGURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 READ_ENDINGS = (*IMAGE_ENDINGS, ".gif")  # what counts as an image in a folder
+NO_PRESENCE = (
+    "--threshold: expected a model that says how likely a phrase is to fit anything, such as "
+    "dense-grounder; {} gives a box for every phrase"
+)
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise a ConfigError unless it is a share."""
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"--threshold: expected a share in [0, 1], got {threshold}")
 
 
 def ground_images(
@@ -52,8 +62,8 @@ def ground_images(
         OSError: a file that cannot be written.
     """
     phrases = check_phrases(phrases)
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ConfigError(f"--threshold: expected a share in [0, 1], got {threshold}")
+    if threshold is not None:
+        check_threshold(threshold)
     drawn = _targets("--out", out, images, IMAGE_ENDINGS, ".png")
     sheets = _targets("--sheet", sheet, images, FIGURE_ENDINGS, ".jpg")
     heatmaps = _targets("--heatmap", heatmap, images, FIGURE_ENDINGS, ".jpg")
@@ -61,10 +71,7 @@ def ground_images(
     grounder = Grounder.load(checkpoint, device)
     name = grounder.config.model.name
     if threshold is not None and not grounder.model.learns_presence:
-        raise ConfigError(
-            f"--threshold: expected a model that says how likely a phrase is to fit anything, such as "
-            f"dense-grounder; {name} gives a box for every phrase"
-        )
+        raise ConfigError(NO_PRESENCE.format(name))
     answers = grounder.ground_batch(images, [phrases] * len(images), top)
     if heatmap and any(p.heatmap is None for found in answers for p in found):
         raise ConfigError(f"--heatmap: expected a model with a map, such as dense-grounder; {name} has none")

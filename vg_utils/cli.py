@@ -134,15 +134,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     config = _detector_config(options)  # before what takes long to import
     from vg_utils.pipeline import evaluate_checkpoint
 
-    evaluate_checkpoint(
-        options.checkpoint,
-        data=options.data,
-        split=options.split,
-        config=config,
-        json_path=options.json,
-        figures=options.figures,
-        partition=options.partition,
-    )
+    names = ("data", "split", "partition", "figures", "reviewed", "threshold")
+    asked = {name: getattr(options, name) for name in names}
+    evaluate_checkpoint(options.checkpoint, config=config, json_path=options.json, **asked)
 
 
 def _detector_config(options: argparse.Namespace) -> Config | None:
@@ -299,6 +293,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--partition", help="umd, google or unc (default: the one there is, or umd)")
     command.add_argument("--json", help="write the results to this file")
     command.add_argument("--figures", help="write figures to this folder")
+    command.add_argument("--reviewed", metavar="FILE", help="of Ref-L4: score without what it flags, too")
+    share = "presence below which a phrase is said to fit nothing, for N-acc and T-acc (default: 0.5)"
+    command.add_argument("--threshold", type=float, metavar="SHARE", help=share)
     command.add_argument("--preset", help=f"of detector-clip: one of {', '.join(PRESETS)} (default: scenes)")
 
     command = verb("ground", _ground, "Find phrases in images")

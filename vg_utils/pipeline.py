@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vg_utils.asking import answer_line
+from vg_utils.asking import NO_PRESENCE, answer_line, check_threshold
 from vg_utils.config import Config, ConfigError, set_fields
 from vg_utils.data import DataError, GroundingExample, Report, dataset_name, load_examples
+from vg_utils.data.grefcoco import SEVERAL_TARGETS
+from vg_utils.data.reviewed import read_reviewed
 from vg_utils.devices import default_device
 from vg_utils.files import check_file, check_folder, is_vacant, write_atomically
 from vg_utils.models.checkpoints import (
@@ -154,14 +156,23 @@ def evaluate_checkpoint(
     partition: str | None = None,
     json_path: str | None = None,
     figures: str | None = None,
+    reviewed: str | None = None,
+    threshold: float | None = None,
 ) -> dict:
     """What `evaluate` does: score, print, and write JSON and figures where asked to.
 
     Args:
         checkpoint: a run directory, a shipped checkpoint, "constant-box" or "detector-clip".
         config: the settings of `detector-clip`, which has to have them; a checkpoint brings its own.
+        reviewed: file of Ref-L4 that flags wrong sentences; the scores without them are given as well.
+        threshold: of presence, for N-acc and T-acc (default: 0.5).
+
+    Raises:
+        ConfigError: a threshold that is no share, or where the data or the model do not go with one.
+        DataError: as the readers say.
     """
-    from vg_utils.evaluation.runs import evaluate_constant, evaluate_detector
+    from vg_utils.evaluation.confidence import PRESENCE_THRESHOLD
+    from vg_utils.evaluation.runs import evaluate_constant, evaluate_detector, more_results
 
     blind = checkpoint == "constant-box"
     if not blind and checkpoint != "detector-clip":
@@ -170,6 +181,8 @@ def evaluate_checkpoint(
         check_file(Path(json_path))
     if figures:
         check_folder(Path(figures))
+    if threshold is not None:
+        check_threshold(threshold)
     report = Report()
     looked_at = not blind or figures is not None
     examples = load_examples(
@@ -179,6 +192,11 @@ def evaluate_checkpoint(
         print(report)
     if not examples:
         raise DataError(f"{data}: no usable expression in split {split!r} ({report})")
+    if threshold is not None and not any(example.absent for example in examples):
+        raise ConfigError(f"--threshold: expected phrases that fit nothing in their image, {data} has none")
+    review = read_reviewed(reviewed, examples) if reviewed else None
+    if review:
+        print(review)
     name = dataset_name(data)
     if blind:
         chosen_on = _choosing_split(data, split, partition, examples)
@@ -191,6 +209,12 @@ def evaluate_checkpoint(
     else:
         evaluation = evaluate_run(checkpoint, examples, name, split, workers=2)
     rows, results, _ = evaluation
+    more = more_results(evaluation, PRESENCE_THRESHOLD if threshold is None else threshold, review)
+    if threshold is not None and "n_acc" not in more:
+        raise ConfigError(NO_PRESENCE.format(results["model"]))
+    results |= more
+    if report.counts[SEVERAL_TARGETS]:
+        results["n_several_targets"] = report.counts[SEVERAL_TARGETS]
     if json_path:
         text = json.dumps(results, indent=2) + "\n"
         write_atomically(Path(json_path), text.encode())
@@ -200,7 +224,10 @@ def evaluate_checkpoint(
         draw_figures(Path(figures), evaluation, examples)
     refs = rows["ref_id"].nunique()
     print(f"{name} {split}: {results['n_images']} images, {refs} refs, {len(rows)} expressions")
-    print(results_table({results["model"]: results}))
+    scores = {results["model"]: results}
+    if review:
+        scores["without the flagged"] = results["reviewed"]
+    print(results_table(scores))
     for name, value in results.items():
         if name == "note" or name.startswith(ALSO_PRINTED):
             print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
@@ -239,9 +266,10 @@ def show_photographs(folder: Path = PHOTOGRAPHS) -> None:
 
 def results_table(results: dict[str, dict]) -> str:
     """Results as a table of text."""
-    from vg_utils.evaluation.columns import USUAL
+    from vg_utils.evaluation.columns import OF_TARGETS, USUAL
 
-    lines = [f"{'':20}" + "".join(f"{column.header:>14}" for column in USUAL)]
+    columns = [*USUAL, *(c for c in OF_TARGETS if any(c.key in found for found in results.values()))]
+    lines = [f"{'':20}" + "".join(f"{column.header:>14}" for column in columns)]
     for system, found in results.items():
-        lines.append(f"{system:20}" + "".join(f"{column.cell(found):>14}" for column in USUAL))
+        lines.append(f"{system:20}" + "".join(f"{column.cell(found):>14}" for column in columns))
     return "\n".join(lines)

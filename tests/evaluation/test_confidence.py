@@ -10,11 +10,13 @@ import pytest
 
 from vg_utils.evaluation.confidence import (
     auroc,
+    auroc_ci,
     confidence_of,
     expected_calibration_error,
     presence_outcomes,
     reliability,
     risk_coverage,
+    target_accuracy,
 )
 
 
@@ -145,7 +147,43 @@ def test_auroc_of_clear_cases():
             auroc(positive, negative)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_interval_of_auroc_draws_whole_images(seed):
+    rng = np.random.default_rng(seed)
+    positive, negative = rng.integers(2, 9, 12) / 8, rng.integers(0, 7, 40) / 8
+    of_positive, of_negative = rng.integers(0, 6, 12), rng.integers(0, 8, 40)
+    found = auroc_ci(positive, of_positive, negative, of_negative, n=300, seed=seed)
+    images = np.unique([*of_positive, *of_negative])
+    drawn = np.random.default_rng(seed).multinomial(len(images), [1 / len(images)] * len(images), size=300)
+    slow = []
+    for times in drawn:
+        chosen = np.repeat(images, times)
+        some, others = (
+            np.concatenate([values[groups == image] for image in chosen])
+            for values, groups in ((positive, of_positive), (negative, of_negative))
+        )
+        slow += [auroc(some, others)] if len(some) and len(others) else []
+    assert found == pytest.approx(np.quantile(slow, [0.025, 0.975]))
+    assert found[0] < auroc(positive, negative) < found[1]
+
+
+def test_one_image_has_no_interval():
+    assert np.isnan(auroc_ci([0.9, 0.8], [1, 1], [0.1], [1])).all()
+
+
 # of an evaluation
+
+
+@pytest.mark.parametrize(
+    ("threshold", "n_acc", "t_acc"), [(0, 0, 1), (0.5, 0.5, 0.75), (0.6, 0.75, 0.75), (1, 1, 0.25)]
+)
+def test_whether_there_is_a_target(threshold, n_acc, t_acc):
+    rows = pd.DataFrame({"presence": [0.9, 0.6, 0.2, 1.0]})
+    absent = pd.DataFrame({"presence": [0.1, 0.5, 0.3, 0.7]})
+    found = target_accuracy(rows, absent, threshold)
+    assert found == {"n_acc": n_acc, "t_acc": t_acc, "presence_threshold": threshold}
+    assert target_accuracy(rows, absent.iloc[:0], threshold) == target_accuracy(rows, None, threshold) == {}
+    assert target_accuracy(rows.drop(columns="presence"), absent, threshold) == {}
 
 
 def test_what_an_evaluation_says_of_its_confidence():

@@ -14,11 +14,12 @@ from torch import Tensor
 from tests.tiny import TOKENIZER, wide_example
 from vg_utils.config import set_fields
 from vg_utils.data import Expression, GroundingExample
+from vg_utils.data.reviewed import Reviewed
 from vg_utils.evaluation.columns import USUAL
 from vg_utils.evaluation.confidence import auroc
 from vg_utils.evaluation.metrics import summarise
 from vg_utils.evaluation.rows import ask, constant_answer, eval_batches, make_rows, predict_rows
-from vg_utils.evaluation.runs import evaluate
+from vg_utils.evaluation.runs import Evaluation, evaluate, more_results
 from vg_utils.evaluation.similarity import add_clip_similarity, judge_for
 from vg_utils.models import build_model
 from vg_utils.models.base import Features, GroundingModel
@@ -283,3 +284,18 @@ def test_results_of_a_model(tiny_config):
     assert results["n_images"] == 4
     assert results["n_expressions"] == len(rows) == sum(len(e.expressions) for e in examples)
     assert results["miou"] == pytest.approx(rows["iou"].mean())
+
+
+def test_scores_without_what_a_review_flags():
+    examples = pictures()
+    rows = ask(constant_answer((0.1, 0.2, 0.6, 0.9)), examples)
+    wrong = frozenset(rows["sent_id"][rows["iou"] < 0.5])
+    found = more_results(Evaluation(rows, {}), reviewed=Reviewed(wrong, 99, 7, "the first", 5))
+    assert json.loads(json.dumps(found)) == found
+    (reviewed,) = found.values()
+    assert (reviewed["n_records"], reviewed["n_unmatched"], reviewed["n_not_reviewed"]) == (99, 7, 5)
+    assert reviewed["n_flagged"] == len(wrong) == len(rows) - reviewed["n_expressions"] > 0
+    assert reviewed["acc@0.5"] == 1
+    nothing = more_results(Evaluation(rows, {}), reviewed=Reviewed(frozenset(), 1, 0, "", 0))["reviewed"]
+    assert summarise(rows).items() <= nothing.items()
+    assert more_results(Evaluation(rows, {})) == {}

@@ -13,6 +13,7 @@ from vg_utils.data.examples import BadRecord, Report
 from vg_utils.data.records import Record
 
 NO_TARGET = -1
+SEVERAL_TARGETS = "several targets"  # reason of a report
 
 
 def by_targets(
@@ -32,7 +33,7 @@ def by_targets(
             single.append(dict(ref, ann_id=targets[0]))
         elif ref["split"] == split and targets:
             for _ in ref["sentences"]:
-                report.add(BadRecord("several targets", f"{where}: expected one target, got {len(targets)}"))
+                report.add(BadRecord(SEVERAL_TARGETS, f"{where}: expected one target, got {len(targets)}"))
         elif ref["split"] == split:
             common = {"image_id": ref["image_id"], "split": split}
             absent += [sentence | common for sentence in ref["sentences"] if isinstance(sentence, dict)]

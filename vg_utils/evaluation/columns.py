@@ -45,8 +45,13 @@ COLUMNS = {
         Column("proposal_recall@5", "R@5"),
         Column("proposal_recall@20", "R@20"),
         Column("proposal_recall@all", "R@all"),
+        Column("n_acc", "N-acc"),
+        Column("t_acc", "T-acc"),
     )
 }
-USUAL = [
-    column for column in COLUMNS.values() if not column.key.startswith("proposal")
-]  # all systems have them
+OF_TARGETS = [COLUMNS[key] for key in ("n_acc", "t_acc")]  # where phrases have no target, as in gRefCOCO
+USUAL = [  # all systems have them
+    column
+    for column in COLUMNS.values()
+    if not column.key.startswith("proposal") and column not in OF_TARGETS
+]

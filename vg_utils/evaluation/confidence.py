@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 BINS = 15  # as Guo et al. 2017
+PRESENCE_THRESHOLD = 0.5  # of a presence: a phrase below it is said to fit nothing
 FOUND_IOU = 0.5  # an answer that overlaps the truth less than this is wrong
 
 
@@ -35,6 +36,30 @@ def confidence_of(rows: pd.DataFrame, absent: pd.DataFrame | None = None) -> dic
         found["presence_auroc"] = auroc(rows["presence"], absent["presence"])
         found["presence_ece"] = expected_calibration_error(*presence_outcomes(rows, absent))
     return found
+
+
+def target_accuracy(
+    rows: pd.DataFrame, absent: pd.DataFrame | None, threshold: float = PRESENCE_THRESHOLD
+) -> dict[str, float]:
+    """gRefCOCO's N-acc and T-acc: how often it is known whether a phrase has a target (Liu et al. 2023).
+
+    Args:
+        rows: of the expressions, which have one target each; with `presence` where the model gives it.
+        absent: rows of the phrases that have none, if any.
+        threshold: in [0, 1]; a phrase whose presence is below it is said to have no target.
+
+    Returns:
+        Dict of `n_acc`, the share of the phrases without a target of which that is said, `t_acc`, the share
+        of the expressions of which it is not, and `presence_threshold`; empty without a presence or such
+        phrases.
+    """
+    if absent is None or not len(absent) or "presence" not in rows:
+        return {}
+    return {
+        "n_acc": float((absent["presence"] < threshold).mean()),
+        "t_acc": float((rows["presence"] >= threshold).mean()),
+        "presence_threshold": threshold,
+    }
 
 
 def presence_outcomes(
@@ -132,6 +157,45 @@ def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
         )
     below, not_above = (negative.searchsorted(positive, side=side) for side in ("left", "right"))
     return float((below + not_above).mean() / (2 * len(negative)))
+
+
+def auroc_ci(
+    positive: ArrayLike,
+    positive_groups: ArrayLike,
+    negative: ArrayLike,
+    negative_groups: ArrayLike,
+    n: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of `auroc`, drawing whole images with all that was asked of them.
+
+    Args:
+        positive, negative: (P,) and (Q,), as `auroc` takes them.
+        positive_groups, negative_groups: (P,) and (Q,) the image of each value.
+        n, seed, level: see `metrics.bootstrap_ci`.
+
+    Returns:
+        (low, high). A draw without a positive or without a negative is left out; both NaN if that is all of
+        them, or with a single image.
+    """
+    positive, negative = np.asarray(positive, dtype=float), np.asarray(negative, dtype=float)
+    groups = np.concatenate([positive_groups, negative_groups])
+    images, index = np.unique(groups, return_inverse=True)
+    if len(images) == 1:
+        return float("nan"), float("nan")
+    # (images, images): how often a positive of one is above a negative of the other, and of how many pairs
+    above, pairs = np.zeros((2, len(images), len(images)))
+    columns = index[len(positive) :]
+    for value, row in zip(positive, index[: len(positive)], strict=True):
+        above[row] += np.bincount(columns, (value > negative) + 0.5 * (value == negative), len(images))
+        pairs[row] += np.bincount(columns, minlength=len(images))
+    drawn = np.random.default_rng(seed).multinomial(len(images), [1 / len(images)] * len(images), size=n)
+    wins, of = (((drawn @ table) * drawn).sum(axis=1) for table in (above, pairs))
+    if not of.any():
+        return float("nan"), float("nan")
+    low, high = np.quantile(wins[of > 0] / of[of > 0], [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def _shares(values: ArrayLike, name: str) -> np.ndarray:

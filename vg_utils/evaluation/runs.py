@@ -11,7 +11,8 @@ import pandas as pd
 
 from vg_utils.data.batches import Batch
 from vg_utils.data.examples import DataError, GroundingExample
-from vg_utils.evaluation.confidence import confidence_of
+from vg_utils.data.reviewed import Reviewed
+from vg_utils.evaluation.confidence import PRESENCE_THRESHOLD, confidence_of, target_accuracy
 from vg_utils.evaluation.metrics import summarise
 from vg_utils.evaluation.rows import ask, constant_answer, eval_batches, make_rows, predict_rows
 from vg_utils.evaluation.similarity import add_clip_similarity, judge_for
@@ -91,6 +92,27 @@ def evaluate(
         rows = add_clip_similarity(rows, examples, judge, device)
     results = results_of(rows, config.name, dataset, split, seconds, absent)
     return Evaluation(rows, results, absent if model.learns_presence else None)
+
+
+def more_results(
+    evaluation: Evaluation, threshold: float = PRESENCE_THRESHOLD, reviewed: Reviewed | None = None
+) -> dict:
+    """What `evaluate --json` writes beside `results_of`, where the data have it.
+
+    Args:
+        evaluation: of a system.
+        threshold: of presence; see `target_accuracy`, whose keys come from phrases that fit nothing.
+        reviewed: of the sentences; then `reviewed` holds its counts and the scores without those flagged.
+    """
+
+    def accuracy(rows: pd.DataFrame) -> dict:
+        return target_accuracy(rows, evaluation.absent, threshold)
+
+    found = accuracy(evaluation.rows)
+    if reviewed is not None:
+        right = evaluation.rows[~evaluation.rows["sent_id"].isin(reviewed.flagged)]
+        found["reviewed"] = {**reviewed.counts(), **summarise(right), **accuracy(right)}
+    return found
 
 
 def evaluate_detector(

@@ -42,6 +42,7 @@ from vg_utils.pickles import read_pickle, to_plain
 
 ROOT = Path(__file__).parents[1]
 RESULTS, CARD = ROOT / "experiments/photos.pkl", ROOT / "vg_utils/weights/photos.json"
+PRESENCE = ROOT / "experiments/photo_presence.json"
 BAR = {"acc@0.5": 0.64, "miou": 0.56}  # of people's phrases, set before any run
 KINDS_OF = ("long", "dense-grounder", "clip-rpn-tokens")  # by kind of phrase
 SHORT = {  # of the README
@@ -112,12 +113,13 @@ def pooled(runs: Iterable[dict], split: str) -> list[dict]:
     return sorted(lines, key=lambda line: (order.index(line["group"]), -line["miou"]))
 
 
-def section(runs: Sequence[dict], card: dict | None = None) -> str:
+def section(runs: Sequence[dict], card: dict | None = None, presence: dict | None = None) -> str:
     """The whole section; nothing where there are no runs.
 
     Args:
         runs: of `photos.pkl`.
         card: of the backbone, as its pretraining wrote it.
+        presence: as `experiments.photo_presence` wrote it.
     """
     if not runs:
         return ""
@@ -126,6 +128,7 @@ def section(runs: Sequence[dict], card: dict | None = None) -> str:
         text.PHOTOS.format(commands="\n".join(sorted({run["command"] for run in runs}))),
         data_of(runs),
         asked_by_people(people, made),
+        on_presence(presence) if presence else "",
         on_made(made),
         by_kind(runs),
         ablations(made, people),
@@ -181,6 +184,15 @@ def verdict(people: Sequence[dict], made: Sequence[dict]) -> str:
             ]
             said += f"{what} took Acc@0.5 of made phrases from {moved[0]}, of people's from {moved[1]}. "
     return said.strip()
+
+
+def on_presence(found: dict) -> str:
+    """How well presence tells which categories are in people's photographs."""
+    low, high = found["presence_auroc_ci95"]
+    said = text.PRESENCE.format(**found, low=low, high=high)
+    if not found["all_objects_have_boxes"]:
+        said += f" {text.REFERRED_ONLY}"
+    return f"### Presence on people's photographs\n\n{fill(said)}"
 
 
 def on_made(made: Sequence[dict]) -> str:
@@ -308,8 +320,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_card(path: Path = CARD) -> dict | None:
-    """The card of the shipped backbone; None where there is none."""
+def read_numbers(path: Path) -> dict | None:
+    """What a command wrote as JSON, `CARD` or `PRESENCE`; None where it has not run."""
     return json.loads(path.read_text()) if path.is_file() else None
 
 

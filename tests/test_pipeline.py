@@ -228,7 +228,7 @@ def test_a_review_gives_both_scores_in_one_table(tmp_path, capsys):
     assert json.loads(file.read_text()) == results
     assert (results["n_expressions"], results["reviewed"]["n_expressions"]) == (2, 1)
     printed = capsys.readouterr().out
-    assert "reviewed: 2 records, 1 of the sentences flagged" in printed
+    assert "reviewed: 2 records; sentences flagged: 1" in printed
     names = [line[:20].strip() for line in printed.splitlines()]
     assert names.index("without the flagged") == names.index("constant-box") + 1
 

@@ -49,7 +49,7 @@ def test_flags_are_of_the_sentence_about_the_same_box(data, tmp_path, wrong):
     found = read_reviewed(file, examples)
     assert found.flagged == wrong
     assert found.counts() == {"n_records": 5, "n_flagged": len(wrong), "n_unmatched": 0, "n_not_reviewed": 0}
-    assert str(found).endswith(f"{len(wrong)} of the sentences flagged")
+    assert str(found).endswith(f"sentences flagged: {len(wrong)}")
 
 
 def test_what_does_not_match_is_counted_and_said(data, tmp_path):
@@ -62,8 +62,8 @@ def test_what_does_not_match_is_counted_and_said(data, tmp_path):
     found = read_reviewed(write(tmp_path / "review.json", review), examples)
     assert not found.flagged
     assert (found.n_unmatched, found.n_not_reviewed) == (3, 2)  # sentence 1 has a record of the same words
-    assert "3 records match no sentence (first: COCO_train2014_000000000999.jpg, ' The man" in str(found)
-    assert "2 sentences have no record" in str(found)
+    assert "match no sentence: 3 (first: COCO_train2014_000000000999.jpg, ' The man" in str(found)
+    assert "sentences without a record: 2" in str(found)
 
 
 BAD = {

@@ -17,7 +17,7 @@ from vg_utils.data.examples import BOX_TOLERANCE_PX, Box, DataError, GroundingEx
 from vg_utils.data.records import BOX, TEXT, WHOLE, Kind, Record, checked, many_objects, read_json
 from vg_utils.data.text import clean_text
 
-_IMAGE_ID = re.compile(r"(\d+)\.\w+$")  # of COCO's names: COCO_train2014_000000380440.jpg
+_IMAGE_ID = re.compile(r"(\d{1,18})\.\w+$")  # of COCO's names: COCO_train2014_000000380440.jpg
 COCO_NAME = Kind("COCO's name of an image", lambda name: TEXT.fits(name) and bool(_IMAGE_ID.search(name)))
 QUALITY = Kind("a number", lambda value: type(value) in (int, float))
 IMAGE = {"id": WHOLE, "file_name": COCO_NAME, "caption": TEXT}
@@ -48,11 +48,11 @@ class Reviewed:
         return counts | {"n_unmatched": self.n_unmatched, "n_not_reviewed": self.n_not_reviewed}
 
     def __str__(self) -> str:
-        said = f"reviewed: {self.n_records} records, {len(self.flagged)} of the sentences flagged"
+        said = f"reviewed: {self.n_records} records; sentences flagged: {len(self.flagged)}"
         if self.n_unmatched:
-            said += f"; {self.n_unmatched} records match no sentence (first: {self.first_unmatched})"
+            said += f"; records that match no sentence: {self.n_unmatched} (first: {self.first_unmatched})"
         if self.n_not_reviewed:
-            said += f"; {self.n_not_reviewed} sentences have no record"
+            said += f"; sentences without a record: {self.n_not_reviewed}"
         return said
 
 

@@ -191,7 +191,7 @@ def on_presence(found: dict) -> str:
     low, high = found["presence_auroc_ci95"]
     said = text.PRESENCE.format(**found, low=low, high=high)
     if not found["all_objects_have_boxes"]:
-        said += f" {text.REFERRED_ONLY}"
+        said += f" {text.SEEN_BY_EYE.format(**found)}"
     return f"### Presence on people's photographs\n\n{fill(said)}"
 
 

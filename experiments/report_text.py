@@ -75,16 +75,16 @@ has to find one. It was asked the first {looked_at} images only, and its differe
 phrases it was not asked: of their images only the boxes that somebody refers to are known."""
 
 PRESENCE = """\
-Of each of {n_images} photographs `{checkpoint}` was asked "the CATEGORY", for {n_boxed:,} categories that
-have a box there and {n_without_box:,} that have none (`python -m experiments.photo_presence`). Left out is
-what a phrase about the image names, or is taken for something with a box (a couch for a chair). Presence
-tells them apart with an AUROC of **{presence_auroc:.3f}** [{low:.3f}, {high:.3f}], by bootstrap over images.
-At a presence of {presence_threshold} it says of {t_acc:.3f} of the former that they are there, and of
-{n_acc:.3f} of the latter that they are not."""
+Of each of {n_images} photographs `{checkpoint}` was asked "the CATEGORY", for {n_there:,} categories of COCO
+that are there and {n_missing:,} that are not (`python -m experiments.photo_presence`). Presence tells them
+apart with an AUROC of **{presence_auroc:.3f}** [{low:.3f}, {high:.3f}], by bootstrap over images. At a
+presence of {presence_threshold} it says of {t_acc:.3f} of the former that they are there, and of {n_acc:.3f}
+of the latter that they are not."""
 
-REFERRED_ONLY = """\
-Only objects that somebody refers to have boxes there. What is seen without one counts as wrong, though some
-of it is in the image: the true numbers are not known, and likely higher."""
+SEEN_BY_EYE = """\
+Only objects that somebody refers to have boxes in these images; {n_seen_without_box} of the categories that
+are there were added by eye (`experiments/photo_categories.json`), and what perhaps is there, or is easily
+taken for something that is (a couch for a chair), was not asked."""
 
 BY_KIND = (
     "Acc@0.5 on made phrases of test, by what a phrase says. Most are found of *{best}*, fewest of *{worst}*."

@@ -1,4 +1,4 @@
-"""What is asked of presence: categories with a box, and those that neither boxes nor words speak for."""
+"""What is asked of presence: categories that are there, and those that nothing speaks for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def example(text: str, *categories: str, image_id: int = 7) -> GroundingExample:
 
 
 @pytest.mark.parametrize(
-    ("text", "without_box"),
+    ("text", "missing"),
     [
         ("the left one", {"person", "cat", "chair", "couch", "dining table", "dog", "giraffe"}),
         ("the one behind two men", {"cat", "chair", "couch", "dining table", "dog", "giraffe"}),
@@ -30,11 +30,19 @@ def example(text: str, *categories: str, image_id: int = 7) -> GroundingExample:
         ("beside an animal", {"person", "chair", "couch", "dining table"}),
     ],
 )
-def test_what_may_be_there_is_not_asked(text, without_box):
+def test_what_may_be_there_is_not_asked(text, missing):
     asked = photo_presence.questions([example(text, "car", "car")], COCO)
-    assert set(asked["category"][asked["boxed"]]) == {"car"}  # nor the truck, which it may be
-    assert set(asked["category"][~asked["boxed"]]) == without_box
-    assert len(asked) == 1 + len(without_box)
+    assert set(asked["category"][asked["there"]]) == {"car"}  # nor the truck, which it may be
+    assert set(asked["category"][~asked["there"]]) == missing
+    assert len(asked) == 1 + len(missing)
+
+
+def test_what_was_seen_besides_is_there_and_what_perhaps_is_not_asked():
+    seen = {"7": {"there": ["couch"], "perhaps": ["giraffe"]}, "99": {"there": ["dog"], "perhaps": []}}
+    asked = photo_presence.questions([example("the left one", "car")], COCO, seen)
+    assert set(asked["category"][asked["there"]]) == {"car", "couch"}
+    assert set(asked["category"][~asked["there"]]) == {"person", "cat", "dining table", "dog"}
+    assert set(asked["image_id"]) == {7}
 
 
 def test_an_image_of_two_splits_is_asked_about_once():
@@ -45,7 +53,7 @@ def test_an_image_of_two_splits_is_asked_about_once():
         ],
         COCO,
     )
-    assert set(asked["category"][asked["boxed"]]) == {"cat", "dog"}
+    assert set(asked["category"][asked["there"]]) == {"cat", "dog"}
     assert not asked.duplicated().any()
 
 
@@ -59,19 +67,23 @@ def test_results_and_the_page(tiny_scenes, tmp_path, capsys):
     assert 0.5 < low <= found["presence_auroc"] <= high
     page = report_photos.on_presence(found)
     assert f"**{found['presence_auroc']:.3f}**" in page
-    assert "Only objects" not in page.replace("\n", " ")
+    assert "by eye" not in page.replace("\n", " ")
     assert "Only objects" in report_photos.on_presence(found | {"all_objects_have_boxes": False}).replace(
         "\n", " "
     )
-    assert photo_presence.main(("--people", str(tmp_path))) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    file.write_text('{"7": {"there": []}}')
+    for wrong in (("--people", str(tmp_path)), (*where, "--seen", str(file))):
+        assert photo_presence.main(wrong) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 2
+    assert "image 7: expected the keys perhaps" in said
 
 
 def test_what_the_model_is_surest_of_is_listed():
     presence = [0.9, 0.2, 0.8, 0.4, 0.1]
     answers = pd.DataFrame({"image_id": [1, 1, 2, 2, 2], "category": list("abcde"), "presence": presence})
-    answers["boxed"] = [True, False, True, False, False]
+    answers["there"] = [True, False, True, False, False]
     found = photo_presence.results_of(answers)
     assert found["presence_auroc"] == auroc([0.9, 0.8], [0.2, 0.4, 0.1]) == 1
-    assert [line["category"] for line in found["surest_without_box"]] == ["d", "b", "e"]
-    assert (found["n_boxed"], found["n_without_box"], found["n_acc"], found["t_acc"]) == (2, 3, 1, 1)
+    assert [line["category"] for line in found["surest_of_missing"]] == ["d", "b", "e"]
+    assert (found["n_there"], found["n_missing"], found["n_acc"], found["t_acc"]) == (2, 3, 1, 1)

@@ -5,7 +5,6 @@ The page itself is in `vg_utils.demo_page`, the one place that knows Gradio, an 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import socket
 import tempfile
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
@@ -163,8 +163,8 @@ def free_port(host: str, port: int) -> int:
         ConfigError: it is taken, it is none, or the host is none of this machine.
     """
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.create_server(address[:2], family=family) as server:
+        family, *_, (address, *_) = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+        with socket.create_server((address, port), family=family) as server:
             return server.getsockname()[1]
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -194,7 +194,7 @@ def run_demo(
         ConfigError: Gradio is missing, the port is taken, or there is no such device.
         CheckpointError: no such checkpoint.
     """
-    if importlib.util.find_spec("gradio") is None:
+    if find_spec("gradio") is None:
         raise ConfigError("expected gradio, which is not installed: pip install 'vg_utils[demo]'")
     port, checkpoint = free_port(host, port), checkpoint or DEFAULT_CHECKPOINT
     asker = Asker(device)

@@ -108,7 +108,7 @@ def build_page(asker: Asker, checkpoint: str) -> gr.Blocks:
             hidden = gr.update(visible=False)
             return [None, None, hidden, hidden, f"<b>Not answered:</b> {html.escape(reason)}"]
         maps = draw_heatmaps(answer)
-        about = html.escape(f"{timing(answer)} {asker.load(chosen).origin}.")
+        about = f"<b>{timing(answer)}</b><br>{html.escape(asker.load(chosen).origin)}"
         return [answer, *show(answer, ALL_PHRASES, threshold), gr.Gallery(maps, visible=bool(maps)), about]
 
     # The files that were sent go after a day.
@@ -148,9 +148,8 @@ def _questions(checkpoint: str) -> tuple[list[Any], gr.Button, gr.HTML, gr.Examp
     text = gr.Textbox(label="Phrases", info=f"One a line, {MOST_PHRASES} at most", lines=4)
     checkpoints = list(dict.fromkeys([checkpoint, *shipped_checkpoints()]))
     model = gr.Dropdown(checkpoints, value=checkpoint, label="Checkpoint")
-    info = "The presence is the probability that a phrase fits anything in the image."
-    label = "No box where the presence is below"
-    threshold = gr.Slider(0, 1, PRESENCE, step=0.01, label=label, info=info)
+    info = "A phrase that is less likely to fit anything gets no box."
+    threshold = gr.Slider(0, 1, PRESENCE, step=0.01, label="Smallest presence", info=info)
     find = gr.Button("Find", variant="primary")
     about = gr.HTML(elem_id="about")
     examples = None

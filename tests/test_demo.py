@@ -220,6 +220,7 @@ def test_a_browser_shows_the_boxes_where_they_are(page, tmp_path):
     page.get_by_label("Remove Image").wait_for()
     phrases = ["the cup of coffee", "the spoon"]
     text.fill("\n".join(phrases))
+    page.get_by_role("spinbutton").fill("0")  # a box for each, however sure the model is
     find.click()
     wait_for_answer(page)
     grounder = Grounder.load(device="cpu")

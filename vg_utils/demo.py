@@ -6,6 +6,7 @@ The page itself is in `vg_utils.demo_page`, the one place that knows Gradio, an 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 import time
@@ -199,7 +200,8 @@ def run_demo(
     port, checkpoint = free_port(host, port), checkpoint or DEFAULT_CHECKPOINT
     asker = Asker(device)
     asker.load(checkpoint)  # what is wrong with it is said before there is a page
-    with tempfile.TemporaryDirectory() as uploads:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, so that the folder goes
+    with tempfile.TemporaryDirectory(prefix="vg_utils-demo-") as uploads:
         # Gradio reads these while it is imported. A folder of its own, because it serves whatever lies there.
         os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_EXAMPLES_CACHE": f"{uploads}/examples"}
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}

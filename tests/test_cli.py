@@ -430,10 +430,6 @@ def test_phrases_that_are_cut_are_said(capsys, tmp_path):
     assert "first: the thing that is not big" in said
 
 
-def test_what_comes_later_says_so(line):
-    assert "later" in line("demo", "--port", "7860")
-
-
 def test_a_real_failure_keeps_its_traceback(monkeypatch):
     def broken(name: str, model: str) -> int:
         raise RuntimeError("broken")

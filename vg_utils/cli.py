@@ -28,6 +28,8 @@ SHARED_FLAGS: dict[str, dict[str, Any]] = {  # of several verbs
     "--preset": {"default": "scenes", "help": f"one of {', '.join(PRESETS)} (default: scenes)"},
     "--model": {"default": "clip-hrnet", "help": "which of those below (default: clip-hrnet)"},
     "--data": {"help": "data set (default: the preset's)"},
+    "--checkpoint": {"help": "run directory or shipped one (default: photos/dense-grounder)"},
+    "--device": {"help": "cpu, cuda, cuda:1, mps (default: the best there is)"},
     "--random-init": {"action": "store_true", "help": "backbones from nothing, trained in full"},
     "--fast": {"action": "store_true", "help": "a budget of seconds, for a first look"},
 }
@@ -216,8 +218,10 @@ def _tune(options: argparse.Namespace) -> None:
     )
 
 
-def _later(options: argparse.Namespace) -> None:
-    raise _UsageError("comes in a later version")
+def _demo(options: argparse.Namespace) -> None:
+    from vg_utils.demo import run_demo
+
+    run_demo(options.checkpoint, options.device, options.host, options.port, options.share)
 
 
 def _config(options: argparse.Namespace, model: str) -> Config:
@@ -302,11 +306,8 @@ def _parser() -> argparse.ArgumentParser:
     words = "files, folders or patterns ('photos/*.jpg') of images, then phrases to find in each"
     command.add_argument("words", nargs="+", metavar="WORD", help=words)
     command.usage = "%(prog)s IMAGE [IMAGE ...] PHRASE [PHRASE ...] [options]"
-    command.add_argument("--checkpoint", help="run directory or shipped one (default: photos/dense-grounder)")
-    command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    command.add_argument(
-        "--top", type=int, default=1, metavar="K", help="up to K boxes a phrase (default: 1)"
-    )
+    shared(command, "--checkpoint", "--device")
+    command.add_argument("--top", type=int, default=1, metavar="K", help="boxes a phrase (default: 1)")
     command.add_argument("--out", help="draw the boxes on the image, into this file (several: this folder)")
     command.add_argument("--sheet", help="draw a panel for each phrase, likewise")
     command.add_argument("--heatmap", help="draw where the model sees each phrase, likewise")
@@ -316,17 +317,14 @@ def _parser() -> argparse.ArgumentParser:
 
     command = verb("export", _export, "Write a checkpoint for onnxruntime or torch.export")
     command.add_argument("checkpoint", help="run directory or shipped one")
-    command.add_argument(
-        "--onnx", metavar="DIR", help="write image.onnx, phrases.onnx and their settings here"
-    )
+    command.add_argument("--onnx", metavar="DIR", help="write image.onnx, phrases.onnx, model.json here")
     command.add_argument("--torch", metavar="DIR", help="write image.pt2 and phrases.pt2 here")
 
     command = with_settings("tune", _tune, "Search settings with Optuna")
     shared(command, "--preset", "--model")
     command.add_argument("--study", required=True, help="name; workers with the same storage join by it")
-    command.add_argument(
-        "--storage", help="file, sqlite:///FILE, postgresql://... (default: OUT/journal.log)"
-    )
+    storage = "file, sqlite:///FILE, postgresql://... (default: OUT/journal.log)"
+    command.add_argument("--storage", help=storage)
     command.add_argument("--trials", type=int, help="finished ones to reach (default: 30; 4 with --fast)")
     command.add_argument("--timeout", type=float, help="seconds after which no more trials start")
     command.add_argument("--objective", help="second one beside val mIoU: latency or parameters")
@@ -337,9 +335,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--no-report", action="store_true", help="search only; retrain and test nothing")
     shared(command, "--fast")
 
-    verb("demo", _later, "A page to try a model on", settings=True)
-    command = verb("benchmark", _benchmark, "Measure speed, as ratios against a stated baseline")
+    command = verb("demo", _demo, "A page to try a model on")
+    shared(command, "--checkpoint", "--device")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    command.add_argument("--port", type=int, default=7860, help="0: any that is free (default: 7860)")
+    command.add_argument("--share", action="store_true", help="a public address, through Gradio's server")
+
+    command = verb("benchmark", _benchmark, "Measure speed, as ratios against a baseline", settings=True)
     names = "decoding, grouping, caching, grounding, answering, training, proposals, reading (default: all)"
-    command.add_argument("name", nargs="?", help=names)
-    command.set_defaults(takes_settings=True)  # what the benchmark itself understands
+    command.add_argument("name", nargs="?", help=names)  # and settings that it understands itself
     return parser

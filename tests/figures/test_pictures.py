@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -310,3 +311,13 @@ def test_notebooks_show_a_figure_as_one_small_picture(monkeypatch):
     assert [picture.format for picture in shown] == ["png", "jpeg"]
     assert Image.open(io.BytesIO(shown[1].data)).format == "JPEG"
     assert all(len(picture.data) <= style.MAX_BYTES / 2 for picture in shown)
+
+
+def test_heat_lies_on_the_image_where_the_map_is_warm():
+    image = Image.effect_noise((90, 60), 60).convert("RGB")
+    heatmap = torch.tensor([[0.0, 0.0, 1.0]] * 2)
+    shown = pictures.overlay_heatmap(image, heatmap)
+    colored = np.ptp(np.asarray(shown, int), axis=-1) > 60  # (H, W): far from grey
+    assert shown.size == image.size
+    assert not colored[:, :40].any()
+    assert colored[:, 75:].all()

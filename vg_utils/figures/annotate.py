@@ -20,7 +20,10 @@ Box = tuple[float, float, float, float]
 
 
 def annotate(
-    image: Image.Image, predictions: Sequence[Prediction], threshold: float | None = None
+    image: Image.Image,
+    predictions: Sequence[Prediction],
+    threshold: float | None = None,
+    only: str | None = None,
 ) -> Image.Image:
     """The image with the boxes on it, a colour a phrase, each with its phrase and score.
 
@@ -31,12 +34,13 @@ def annotate(
         image: the original, of any mode; it stays as it is.
         predictions: of `Grounder.ground`.
         threshold: a phrase whose presence is below it is not drawn.
+        only: draw this phrase alone, in the colour that it has among all.
 
     Returns:
         mode RGB, of the image's size.
     """
     drawn = image.convert("RGB")
-    found = [p for p in predictions if p.is_found(threshold)]
+    found = [p for p in predictions if p.is_found(threshold) and only in (None, p.phrase)]
     different = dict.fromkeys(p.phrase for p in predictions)  # also not found: a phrase keeps its colour
     colors = dict(zip(different, cycle(COLORS), strict=False))
     pen, line = ImageDraw.Draw(drawn), max(2, round(max(drawn.size) / 300))

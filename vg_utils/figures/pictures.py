@@ -17,6 +17,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
 
 from vg_utils.figures.style import (
     INK,
@@ -61,7 +62,7 @@ def draw_boxes(
     shown = image.convert("RGB")
     shown.thumbnail((640, 640))  # more pixels than a panel has would only cost time
     if grey:
-        shown = ImageEnhance.Brightness(ImageOps.grayscale(shown)).enhance(0.7).convert("RGB")
+        shown = _dimmed(shown)
     ax.imshow(np.asarray(shown), extent=(0, width, height, 0), aspect="auto")
     # A strip is drawn thicker than it is, or there would be nothing to see.
     ax.set_box_aspect(np.clip(height / width, 1 / 8, 8))
@@ -159,6 +160,26 @@ HEAT = ListedColormap(
     mpl.colormaps["plasma"](np.linspace(0.35, 0.77, 256)) * [1, 1, 1, 0]
     + np.linspace(0, 1, 256)[:, None] ** 0.75 * [0, 0, 0, 0.9]
 )
+
+
+def overlay_heatmap(image: Image.Image, heatmap: Tensor) -> Image.Image:
+    """The image, dark and without its colours, under the map of one prediction.
+
+    Args:
+        image: of any mode.
+        heatmap: float (H, W) in [0, 1], of the whole image: `Prediction.heatmap`.
+
+    Returns:
+        mode RGB, of the image's size.
+    """
+    coarse = Image.fromarray(np.asarray(heatmap, dtype=np.float32))
+    heat = coarse.resize(image.size, Image.Resampling.BILINEAR)
+    colors = Image.fromarray(HEAT(np.asarray(heat), bytes=True))  # RGBA
+    return Image.alpha_composite(_dimmed(image).convert("RGBA"), colors).convert("RGB")
+
+
+def _dimmed(image: Image.Image) -> Image.Image:
+    return ImageEnhance.Brightness(ImageOps.grayscale(image)).enhance(0.7).convert("RGB")
 
 
 @mpl.rc_context(STYLE)

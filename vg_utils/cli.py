@@ -79,9 +79,11 @@ def _run(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     config = _config(options, options.model)
+    if options.init:
+        config = set_fields(config, train__init=options.init)
     from vg_utils.training.engine import fit
 
-    fit(config, options.out, resume=options.resume)
+    fit(config, options.out, resume=options.resume, closing=True)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -231,6 +233,8 @@ def _parser() -> argparse.ArgumentParser:
     shared(command, "--preset", "--model")
     command.add_argument("--out", required=True, help="run directory")
     shared(command, "--data")
+    init = "start from the weights of this run or shipped checkpoint, as far as they fit"
+    command.add_argument("--init", metavar="CHECKPOINT", help=init)
     command.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
     command.add_argument("--cached", action="store_true", help="train the head on cached features")
     shared(command, "--random-init", "--fast")

@@ -96,7 +96,7 @@ def test_a_training_says_what_came_of_it(tiny_config: Config, tiny_scenes, tmp_p
     for text in (
         f"best epoch: {best['epoch']} of 2",
         f"{phrases} phrases about {len(val)} images",
-        f"this model      mIoU {scored:.3f}",
+        f"this model      mIoU {best['val_miou']:.3f}",
         f"one box for all mIoU {blind:.3f}",
         f"weights: {out / 'checkpoint' / 'model.safetensors'}",
         f"evaluate {out} --data {tiny_config.data.root} --split test",

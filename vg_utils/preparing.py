@@ -77,7 +77,7 @@ def _jsonl(options: argparse.Namespace, given: dict[str, Any]) -> None:
     if kind not in FORMATS:
         raise ConfigError(f"--from: unknown format {kind!r}{nearest(kind, FORMATS)}")
     print(convert(source, kind, options.root, given.get("images")))
-    train = "python -m vg_utils train --preset photos --model dense-grounder"
+    train = "python -m vg_utils train --preset photos --model dense-grounder --init photos/dense-grounder"
     print(f"next: {train} --data {options.root} --out RUN")
 
 

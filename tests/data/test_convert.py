@@ -293,6 +293,36 @@ def test_a_data_set_with_its_images_inside(source, tmp_path):
     assert summary.images.total() == 2
 
 
+def test_parquet_of_the_hub_is_a_data_set_and_a_table(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    frame = frame_of(True).assign(image=[{"bytes": (source / t.image).read_bytes()} for t in THINGS])
+    folder = tmp_path / "hub" / "data"
+    folder.mkdir(parents=True)
+    frame[:3].to_parquet(folder / "train-00000-of-00001.parquet")
+    frame[3:].to_parquet(folder / "validation-00000-of-00001.parquet")
+    convert(tmp_path / "hub", "hf", tmp_path / "one")
+    convert(tmp_path / "hub", "csv", tmp_path / "two")
+    found = read_back(tmp_path / "one")
+    assert found == read_back(tmp_path / "two")
+    said = {split: {(text, box) for _, text, box in triples} for split, triples in found.items()}
+    assert said == {
+        split: {(text, box) for image, text, box in BY_PHRASE if image == name}
+        for split, name in (("train", "a.png"), ("val", "b.png"))
+    }
+
+
+def test_an_image_is_in_one_split(source, tmp_path):
+    frame = frame_of(True).assign(split=["val", "train", "train", "train", "test", "test"])
+    summary = convert_frame(frame, tmp_path / "out", source)
+    assert {
+        split: {image for image, *_ in found} for split, found in read_back(tmp_path / "out").items()
+    } == {
+        "val": {"a.png"},
+        "train": {"b.png"},
+    }
+    assert "images of several splits: 1" in str(summary)
+
+
 def test_detections_of_the_hub_are_x_y_width_height_with_numbers_of_classes(source, tmp_path):
     features = datasets.Features(
         {
@@ -374,6 +404,9 @@ def test_nothing_is_written_where_something_is_wrong(source, tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
         assert not root.exists()
+    elsewhere = write_coco(source, True).rename(tmp_path / "boxes.json")
+    assert main(["prepare", "jsonl", "--from", "coco", str(elsewhere), "--root", str(root)]) == 2
+    assert "--images" in capsys.readouterr().err
     (source / "other.csv").write_text("picture,words\na.png,it\n")
     assert main(["prepare", "jsonl", "--from", "csv", str(source / "other.csv"), "--root", str(root)]) == 2
     assert "image, text, and x1" in capsys.readouterr().err

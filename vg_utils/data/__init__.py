@@ -56,10 +56,10 @@ def load_examples(
             with many_objects():
                 examples = _read(data, split, partition, require_images, {"strict": strict, "report": report})
         except DataError as error:
-            from vg_utils.data.convert.recognise import command_for
+            from vg_utils.data.convert.recognise import told_to_convert
 
-            if command := command_for(data):
-                raise DataError(f"{error}. {command}") from error
+            if message := told_to_convert(data):
+                raise DataError(f"{message} (as it is: {error})") from error
             raise
         return readable(examples, strict, report) if check_images else examples
 

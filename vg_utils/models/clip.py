@@ -34,8 +34,8 @@ BESIDE_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers
 WEIGHTS_OF_FOLDERS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 
 OF_TRANSFORMERS = (
-    "these are weights for transformers' CLIP, which names them otherwise; take open_clip's of the same model "
-    "(open_clip_model.safetensors and open_clip_config.json, which most CLIPs on the hub have as well)"
+    "these are weights for transformers' CLIP, which names them otherwise; take open_clip's of the same "
+    "model (open_clip_model.safetensors and open_clip_config.json, which most CLIPs on the hub have as well)"
 )
 
 

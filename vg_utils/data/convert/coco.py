@@ -8,12 +8,13 @@ from typing import Any
 
 from vg_utils.data.convert.items import Item, files_of, find_image, split_named, texts_of
 from vg_utils.data.examples import Report
-from vg_utils.data.records import BOX, TEXT, WHOLE, Record, checked
+from vg_utils.data.records import BOX, TEXT, WHOLE, Fields, Kind, Record, checked
 from vg_utils.data.refer_files import read_instances
 
 ROBOFLOW = "_annotations.coco.json"
 IMAGE, ANNOTATION = {"id": WHOLE, "file_name": TEXT}, {"id": WHOLE, "image_id": WHOLE}
 CATEGORY = {"id": WHOLE, "name": TEXT}
+CLASS = Kind("a whole number or null", lambda value: value is None or WHOLE.fits(value))
 
 
 def read_coco(source: Path, images: Path | None, report: Report) -> Iterator[Item]:
@@ -36,14 +37,14 @@ def _files(source: Path) -> list[Path]:
 def _of_file(file: Path, images: Path | None, split: str | None, report: Report) -> Iterator[Item]:
     content = read_instances(file)
 
-    def records(part: str, fields: dict) -> list[Record]:
-        return checked(content[part], fields, f"{file}, {part}", False, report)
+    def records(part: str, fields: Fields, optional: Fields | None = None) -> list[Record]:
+        return checked(content[part], fields, f"{file}, {part}", False, report, optional)
 
     of_id = {record["id"]: record for record in records("images", IMAGE)}
     names = {record["id"]: record["name"] for record in records("categories", CATEGORY)}
     folders = [images] if images else _folders(file)
     paths = {id_: find_image(record["file_name"], folders) for id_, record in of_id.items()}
-    for annotation in records("annotations", ANNOTATION):
+    for annotation in records("annotations", ANNOTATION, {"category_id": CLASS}):
         where, image_id = f"{file}, annotation {annotation['id']}", annotation["image_id"]
         record = of_id.get(image_id, {})
         yield Item(

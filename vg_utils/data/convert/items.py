@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def find_image(name: str, folders: Iterable[Path]) -> Path:
     """
     name, folders = name.replace("\\", "/"), list(folders)  # written on Windows
     tried = [folder / part for part in (name, Path(name).name) for folder in folders]
-    return next((path for path in tried if path.is_file()), tried[0])
+    return next((path for path in tried if os.path.isfile(path)), tried[0])
 
 
 def files_of(source: Path, endings: Sequence[str], what: str) -> list[Path]:

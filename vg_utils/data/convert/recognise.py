@@ -43,10 +43,12 @@ def _of_file(file: Path) -> str | None:
     return "labelme" if b'"shapes"' in head else "coco" if b'"images"' in head else None
 
 
-def command_for(path: Path) -> str:
-    """What to do with data of a known format, as a sentence; "" where nothing is known."""
+def told_to_convert(path: Path) -> str:
+    """An error's message for data of a format that has to be converted; "" where no such format is known."""
     kind = format_of(path)
     if kind is None:
         return ""
     command = f"python -m vg_utils prepare jsonl --from {kind} {path} --root FOLDER"
-    return f"This looks like the format {kind}; convert it first: {command}, and give FOLDER to --data"
+    return (
+        f"{path}: this looks like the format {kind}; convert it with {command}, and use that folder as data"
+    )

@@ -167,7 +167,8 @@ def _image(
     if not isinstance(data, bytes):
         return find_image(name, folders), None
     # By the content: rows about one image share it, and it is in one split whatever stands beside it.
-    path = Path("images") / f"{hashlib.sha256(data).hexdigest()[:16]}{Path(name).suffix or '.img'}"
+    ending = Path(name).suffix or (".png" if data.startswith(b"\x89PNG") else ".jpg")
+    path = Path("images") / f"{hashlib.sha256(data).hexdigest()[:16]}{ending}"
     return path, partial(stored, number) if stored else lambda: data
 
 

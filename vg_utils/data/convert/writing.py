@@ -25,6 +25,7 @@ from vg_utils.data.text import clean_text
 from vg_utils.files import check_folder, write_atomically
 
 SPLITS = ("train", "val", "test")
+UNREADABLE = "image not readable"
 
 
 @dataclass
@@ -97,7 +98,10 @@ def write_items(items: Iterable[Item], root: Path, report: Report, source: str) 
         if example is not None:
             examples[image] = example
     if not examples:
-        raise DataError(f"{source}: expected boxes with phrases or classes, found none to use; {report}")
+        where = "; name the images' folder with --images" if UNREADABLE in report.counts else ""
+        raise DataError(
+            f"{source}: expected boxes with phrases or classes, found none to use; {report}{where}"
+        )
 
     torn = sum(len({item.split for item in of_image[image]}) > 1 for image in examples)
     if torn:
@@ -155,7 +159,7 @@ def _size(path: Path, item: Item) -> tuple[int, int]:
             with open_image(io.BytesIO(item.content())) as image:
                 size_wh = upright_size(image)
     except DataError as error:
-        raise BadRecord("image not readable", f"{item.where}: expected the image {error}") from error
+        raise BadRecord(UNREADABLE, f"{item.where}: expected the image {error}") from error
     if item.size_wh not in (None, size_wh):
         message = (
             f"{item.where}: expected an image of {item.size_wh} pixels (width, height), as is said there"

@@ -287,6 +287,8 @@ def test_missing_checkpoints_are_refused(line, scenes, tmp_path):
     nowhere = tmp_path / "nowhere"
     assert str(nowhere) in line("evaluate", nowhere, "--data", scenes, "--split", "test")
     assert str(nowhere) in line("ground", picture, "a cube", "--checkpoint", nowhere)
+    train = ("train", "--data", scenes, "--out", tmp_path / "run")
+    assert str(nowhere) in line(*train, "--init", nowhere)
 
 
 def test_damaged_checkpoints_are_refused(line, trained, scenes, tmp_path):
@@ -325,6 +327,9 @@ def test_wrong_arguments_are_refused(line, trained, scenes, tmp_path):
     assert "--instances and --images" in line(*phrases)
     assert "--images missing" in line(*phrases, "--instances", "boxes.json")
     assert "boxes.json" in line(*phrases, "--instances", tmp_path / "boxes.json", "--images", tmp_path)
+    assert "--from FORMAT SOURCE missing; formats are coco, yolo" in line(
+        "prepare", "jsonl", "--root", tmp_path
+    )
     assert "a number" in line("prepare", "scenes", "--root", tmp_path / "new", "--images", "many")
     assert "--train.lr" in line("evaluate", trained, "--data", scenes, "--split", "test", "--train.lr", "1")
     assert "images" in line("prepare", "scenes", "--root", tmp_path / "new", "--images", "0")
@@ -354,6 +359,9 @@ def test_flags_of_another_data_set_are_refused(line, tmp_path):
     )
     assert "--size: prepare phrases has no such flag" in line(
         "prepare", "phrases", "--root", tmp_path, "--size", "64"
+    )
+    assert "--from: prepare scenes has no such flag" in line(
+        "prepare", "scenes", "--root", tmp_path, "--from", "coco", "x"
     )
     assert "--source: prepare scenes has no such flag" in line(
         "prepare", "scenes", "--root", tmp_path, "--source", "x"

@@ -49,7 +49,7 @@ def _of_file(file: Path, images: Path | None, split: str | None, report: Report)
         record = of_id.get(image_id, {})
         yield Item(
             where,
-            paths.get(image_id, folders[0] / f"image {image_id}"),
+            paths.get(image_id) or folders[0] / f"image {image_id}",
             _corners(annotation.get("bbox")),
             texts_of(annotation) or texts_of(_dict(annotation.get("attributes"))),
             names.get(annotation.get("category_id"), ""),

@@ -56,7 +56,9 @@ def texts_of(record: Mapping[str, Any]) -> tuple[str, ...]:
     """The phrases in a record: a text, a list of them, or refer's sentences (`sent`, `raw`)."""
     found: list[str] = []
     for key in PHRASE_KEYS:
-        value = record.get(key)
+        if key not in record:
+            continue
+        value = record[key]
         for one in value if isinstance(value, list | tuple) else [value]:
             if isinstance(one, dict):
                 one = one.get("sent") or one.get("raw")

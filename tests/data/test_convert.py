@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -224,6 +226,13 @@ def test_roboflows_export_keeps_its_splits(source, tmp_path):
     }, "the one phrase of c.png means two boxes"
 
 
+def test_the_folder_that_the_source_lies_in_is_no_split(source, tmp_path):
+    given = write_coco(source.rename(tmp_path / "test"), True)
+    for number, place in enumerate((given, given.parent)):
+        convert(place, "coco", tmp_path / str(number))
+        assert "train" in read_back(tmp_path / str(number))
+
+
 def test_ultralytics_layout_keeps_its_splits(tmp_path):
     root = tmp_path / "yolo"
     for seed, split in enumerate(("train", "val")):
@@ -347,6 +356,12 @@ def test_detections_of_the_hub_are_x_y_width_height_with_numbers_of_classes(sour
         }
     )
     convert_dataset(parts, tmp_path / "out", source)
+    frame = pd.DataFrame({"image": names()})
+    arrays = [
+        {"bbox": [np.float32(b) for b in o["bbox"]], "category": np.array(o["category"])} for o in objects
+    ]
+    convert_frame(frame.assign(objects=arrays), tmp_path / "arrays", source)
+    assert everything(tmp_path / "arrays") == BY_CLASS
     found = read_back(tmp_path / "out")
     assert set().union(*found.values()) == BY_CLASS
     assert {image for image, *_ in found["val"]} == {"b.png"}
@@ -448,3 +463,29 @@ def test_cvats_turned_boxes_are_upright(source, tmp_path):
     convert(source / "annotations.xml", "cvat", tmp_path / "out")
     ((_, _, box),) = everything(tmp_path / "out")
     assert box == pytest.approx((25, 15, 35, 35))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "hf"])
+def test_a_damaged_file_is_one_line_or_is_read_without_what_is_bad(kind, source, tmp_path):
+    draw = random.Random(kind)
+    given = WRITERS[kind](source, kind != "yolo")
+    files = [path for path in sorted(source.iterdir()) if path.suffix != ".png"]
+    refused = {}
+    for number in range(40):
+        file = draw.choice(files)
+        whole = file.read_bytes()
+        at, junk = (
+            draw.randrange(len(whole)),
+            draw.choice([b"", b"nan", b"-", b'"', b"]", b"null", b"9" * 400]),
+        )
+        file.write_bytes(whole[:at] + junk + whole[at + draw.randrange(8) :])
+        root = tmp_path / str(number)
+        try:
+            convert(given, kind, root, source)
+            read_back(root)
+        except DataError as error:
+            refused[root] = str(error)
+        file.write_bytes(whole)
+    assert len(refused) < 40
+    assert not any("\n" in message for message in refused.values())
+    assert not any(root.exists() for root in refused)

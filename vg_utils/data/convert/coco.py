@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vg_utils.data.convert.items import Item, files_of, find_image, split_named, texts_of
+from vg_utils.data.convert.items import Item, corners_of, files_of, find_image, split_named, texts_of
 from vg_utils.data.examples import Report
-from vg_utils.data.records import BOX, TEXT, WHOLE, Fields, Kind, Record, checked
+from vg_utils.data.records import TEXT, WHOLE, Fields, Kind, Record, checked
 from vg_utils.data.refer_files import read_instances
 
 ROBOFLOW = "_annotations.coco.json"
@@ -24,7 +24,8 @@ def read_coco(source: Path, images: Path | None, report: Report) -> Iterator[Ite
     `attributes`, where CVAT puts it.
     """
     for file in _files(source):
-        yield from _of_file(file, images, split_named(str(file.relative_to(source.parent))), report)
+        place = file.relative_to(source) if source.is_dir() else file.name
+        yield from _of_file(file, images, split_named(str(place)), report)
 
 
 def _files(source: Path) -> list[Path]:
@@ -50,7 +51,7 @@ def _of_file(file: Path, images: Path | None, split: str | None, report: Report)
         yield Item(
             where,
             paths.get(image_id) or folders[0] / f"image {image_id}",
-            _corners(annotation.get("bbox")),
+            corners_of(annotation.get("bbox")),
             texts_of(annotation) or texts_of(_dict(annotation.get("attributes"))),
             names.get(annotation.get("category_id"), ""),
             split_named(str(record.get("split", ""))) or split,
@@ -64,13 +65,6 @@ def _folders(file: Path) -> list[Path]:
     places = [file.parent, file.parent / "images", file.parent.parent / "images", file.parent.parent]
     named = file.stem.rpartition("_")[2]  # instances_val2017.json -> val2017/
     return [*places, *(place / named for place in places)]
-
-
-def _corners(bbox_xywh: Any) -> Any:
-    if not BOX.fits(bbox_xywh):
-        return bbox_xywh  # found to be no box
-    x, y, width, height = bbox_xywh
-    return x, y, x + width, y + height
 
 
 def _size(record: Record) -> tuple[int, int] | None:

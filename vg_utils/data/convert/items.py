@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from vg_utils.data.examples import DataError
 from vg_utils.data.images import IMAGE_ENDINGS
-from vg_utils.data.records import TEXT
+from vg_utils.data.records import BOX, TEXT, shown
 
 # Under which people keep a phrase, in the order in which they are asked.
 PHRASE_KEYS = ("expression", "phrase", "sentence", "caption", "text", "description")
@@ -96,6 +96,14 @@ def images_below(folder: Path) -> list[Path]:
 
 def _below(folder: Path, endings: Sequence[str]) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.name.lower().endswith(tuple(endings)))
+
+
+def corners_of(bbox_xywh: Any) -> Any:
+    """COCO's x, y, width, height as corners; what is no box comes back as a text, and is counted as none."""
+    if not BOX.fits(bbox_xywh):
+        return shown(bbox_xywh)
+    x, y, width, height = bbox_xywh
+    return x, y, x + width, y + height
 
 
 def bounds(points: Iterable[Sequence[float]]) -> tuple[float, float, float, float]:

@@ -9,7 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vg_utils.data.convert.items import PHRASE_KEYS, Item, files_of, find_image, split_named, texts_of
+from vg_utils.data.convert.items import (
+    PHRASE_KEYS,
+    Item,
+    corners_of,
+    files_of,
+    find_image,
+    split_named,
+    texts_of,
+)
 from vg_utils.data.examples import DataError, Report
 from vg_utils.data.records import Record, shown
 
@@ -175,7 +183,7 @@ def _image(
 def _said(row: Record, columns: Mapping[str, str]) -> Iterator[tuple[Any, tuple[str, ...], Any]]:
     """Box, phrases and class of each object of a row."""
     if "objects" in columns:
-        yield from _objects(row["objects"])
+        yield from _objects(_plain(row["objects"]))
         return
     box = [row[key] for key in CORNER_KEYS] if "corners" in columns else _numbers(row[columns["box"]])
     said, category = (_plain(row.get(columns.get(part, ""))) for part in ("text", "category"))
@@ -196,10 +204,8 @@ def _objects(objects: Any) -> Iterator[tuple[Any, tuple[str, ...], Any]]:
         lists = {key: values for key, values in objects.items() if isinstance(values, list)}
         objects = [dict(zip(lists, values, strict=False)) for values in zip(*lists.values(), strict=False)]
     for one in objects if isinstance(objects, list) else []:
-        box = one.get("bbox")
-        if isinstance(box, list) and len(box) == 4:
-            box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
-        yield box, texts_of(one), next((one[key] for key in CLASS_KEYS if key in one), None)
+        category = next((one[key] for key in CLASS_KEYS if key in one), None)
+        yield corners_of(one.get("bbox")), texts_of(one), category
 
 
 def _numbers(value: Any) -> Any:
@@ -217,6 +223,8 @@ def _numbers(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """numpy's arrays, as parquet files give them, as lists."""
+    """numpy's arrays and numbers, as parquet files give them, as Python's."""
     value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

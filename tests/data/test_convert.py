@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.data.samples import write_picture
+from tests.data.samples import small_set, write_picture, write_set
 from vg_utils.cli import main
 from vg_utils.data import DataError, load_examples
 from vg_utils.data.convert import FORMATS, convert, convert_dataset, convert_frame
@@ -204,6 +204,16 @@ def test_every_format_given_as_data_is_told_how_to_convert_it(source, tmp_path):
         for place in places:
             with pytest.raises(DataError, match=f"prepare jsonl --from {kind} {place} --root"):
                 load_examples(place, "train", strict=False)
+
+
+def test_a_fault_of_data_that_need_no_conversion_stays_what_it_is(source, tmp_path):
+    convert_frame(frame_of(True), tmp_path / "own", source)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "train.parquet").write_bytes(b"PAR1")
+    for data in (tmp_path / "own", tmp_path / "damaged", write_set(tmp_path / "refer", *small_set())):
+        with pytest.raises(DataError) as error:
+            load_examples(data, "no such split")
+        assert "prepare jsonl" not in str(error.value)
 
 
 # splits

@@ -45,7 +45,10 @@ def _of_file(file: Path) -> str | None:
 
 def told_to_convert(path: Path) -> str:
     """An error's message for data of a format that has to be converted; "" where no such format is known."""
-    kind = format_of(path)
+    try:
+        kind = format_of(path)
+    except Exception:  # of a damaged file: the error at hand says more
+        kind = None
     if kind is None:
         return ""
     command = f"python -m vg_utils prepare jsonl --from {kind} {path} --root FOLDER"

@@ -226,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", help="run directory (default: runs/PRESET, or runs/PRESET-fast)")
     shared(command, "--random-init", "--fast")
 
-    command = verb("prepare", prepare, "Make or download a data set")
+    command = verb("prepare", prepare, "Make, convert or download a data set")
     add_flags(command)
 
     command = with_settings("train", _train, "Train a model")

@@ -287,6 +287,8 @@ def test_missing_checkpoints_are_refused(line, scenes, tmp_path):
     nowhere = tmp_path / "nowhere"
     assert str(nowhere) in line("evaluate", nowhere, "--data", scenes, "--split", "test")
     assert str(nowhere) in line("ground", picture, "a cube", "--checkpoint", nowhere)
+    train = ("train", "--data", scenes, "--out", tmp_path / "run")
+    assert str(nowhere) in line(*train, "--init", nowhere)
 
 
 def test_damaged_checkpoints_are_refused(line, trained, scenes, tmp_path):
@@ -325,6 +327,9 @@ def test_wrong_arguments_are_refused(line, trained, scenes, tmp_path):
     assert "--instances and --images" in line(*phrases)
     assert "--images missing" in line(*phrases, "--instances", "boxes.json")
     assert "boxes.json" in line(*phrases, "--instances", tmp_path / "boxes.json", "--images", tmp_path)
+    assert "--from FORMAT SOURCE missing; formats are coco, yolo" in line(
+        "prepare", "jsonl", "--root", tmp_path
+    )
     assert "a number" in line("prepare", "scenes", "--root", tmp_path / "new", "--images", "many")
     where = ("evaluate", trained, "--data", scenes, "--split", "test")
     assert "--threshold: expected a share" in line(*where, "--threshold", "2")
@@ -357,6 +362,9 @@ def test_flags_of_another_data_set_are_refused(line, tmp_path):
     )
     assert "--size: prepare phrases has no such flag" in line(
         "prepare", "phrases", "--root", tmp_path, "--size", "64"
+    )
+    assert "--from: prepare scenes has no such flag" in line(
+        "prepare", "scenes", "--root", tmp_path, "--from", "coco", "x"
     )
     assert "--source: prepare scenes has no such flag" in line(
         "prepare", "scenes", "--root", tmp_path, "--source", "x"
@@ -483,11 +491,11 @@ OUTPUTS = {
     ),
     "an ending that is no image's": (
         ["ground", "{image}", "the cube", "--out", "{folder}/a.xyz"],
-        "ends in one of",
+        "a file that ends in",
     ),
-    "heatmap without an ending": (
-        ["ground", "{image}", "the cube", "--heatmap", "{folder}/a"],
-        "ends in one of",
+    "a heatmap in a file": (
+        ["ground", "{image}", "the cube", "--heatmap", "{file}/a"],
+        "expected a folder",
     ),
     "a study in a file": (["tune", "--study", "s", "--out", "{file}"], "expected a folder"),
 }

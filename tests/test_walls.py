@@ -10,7 +10,7 @@ import pytest
 import vg_utils
 
 ROOT = Path(vg_utils.__file__).parent
-UPPER = {"refscenes", "figures", "tuning", "asking", "pipeline", "cli"}
+UPPER = {"refscenes", "figures", "tuning", "asking", "preparing", "pipeline", "cli"}
 NEVER = {
     "data": UPPER | {"models", "training", "evaluation", "predictor"},
     "models": UPPER | {"training", "evaluation", "predictor"},

@@ -15,6 +15,7 @@ _FACE = {  # module -> what it is asked for
     "config": ("Config", "ConfigError", "set_fields"),
     "presets": ("preset",),
     "data": ("DataError", "Expression", "GroundingExample", "Report", "load_examples", "load_image"),
+    "data.convert": ("convert_dataset", "convert_frame"),
     "data.batches": ("GroundingDataset",),
     "data.refer_files": (
         "annotation_folder",

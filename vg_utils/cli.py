@@ -13,16 +13,11 @@ from typing import Any, NoReturn
 
 from vg_utils import __version__
 from vg_utils.config import Config, ConfigError, nearest, set_fields
+from vg_utils.preparing import add_flags, prepare
 from vg_utils.presets import PRESETS, preset, random_init, with_fast
 from vg_utils.settings import HelpAll, help_text, parse_settings
 
 OWN_SETTINGS = "a checkpoint brings its own settings"
-OF_REFCOCO = ("base_url", "source", "workers")
-PREPARE_FLAGS = {  # beside --root
-    "scenes": ("images", "size", "seed"),
-    "phrases": ("instances", "images", "captions", "seed"),
-    **dict.fromkeys(("refcocog", "refcoco", "refcoco+"), OF_REFCOCO),
-}
 REPOSITORY = Path(__file__).parent.parent  # `benchmarks` lies beside `vg_utils`
 SHARED_FLAGS: dict[str, dict[str, Any]] = {  # of several verbs
     "--preset": {"default": "scenes", "help": f"one of {', '.join(PRESETS)} (default: scenes)"},
@@ -84,52 +79,13 @@ def _run(options: argparse.Namespace) -> None:
     run(config, Path(options.out or usual), fast=options.fast)
 
 
-def _prepare(options: argparse.Namespace) -> None:
-    known = {flag for flags in PREPARE_FLAGS.values() for flag in flags}
-    given = {name: value for name, value in vars(options).items() if name in known and value is not None}
-    for name in given.keys() - set(PREPARE_FLAGS[options.dataset]):
-        raise _UsageError(f"--{name.replace('_', '-')}: prepare {options.dataset} has no such flag")
-    prepare = {"scenes": _prepare_scenes, "phrases": _prepare_phrases}.get(options.dataset, _prepare_refcoco)
-    prepare(options, given)
-
-
-def _prepare_scenes(options: argparse.Namespace, given: dict[str, Any]) -> None:
-    from vg_utils.refscenes.scenes import processes_of_a_program, write_scenes
-
-    images = given.get("images", "2000")
-    try:
-        given["images"] = int(images)  # of phrases it is a folder
-    except ValueError:
-        raise _UsageError(f"--images: expected a number of images, got {images!r}") from None
-    root = write_scenes(options.root, **given, processes=processes_of_a_program(given["images"]))
-    print(f"RefScenes is in {root}")
-
-
-def _prepare_phrases(options: argparse.Namespace, given: dict[str, Any]) -> None:
-    missing = [f"--{name}" for name in ("instances", "images") if name not in given]
-    if missing:
-        raise _UsageError(f"phrases: {' and '.join(missing)} missing: which boxes of which images?")
-    from vg_utils.data.phrases import make_phrases
-
-    print(make_phrases(root=options.root, **given))
-
-
-def _prepare_refcoco(options: argparse.Namespace, given: dict[str, Any]) -> None:
-    from vg_utils.data.download import prepare_refcocog
-
-    summary = prepare_refcocog(options.root, options.dataset, **given)
-    print(summary)
-    if summary.failed:
-        raise _UsageError(
-            f"{len(summary.failed)} images are missing; run the same command again to retry them"
-        )
-
-
 def _train(options: argparse.Namespace) -> None:
     config = _config(options, options.model)
+    if options.init:
+        config = set_fields(config, train__init=options.init)
     from vg_utils.training.engine import fit
 
-    fit(config, options.out, resume=options.resume)
+    fit(config, options.out, resume=options.resume, closing=True)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -268,23 +224,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", help="run directory (default: runs/PRESET, or runs/PRESET-fast)")
     shared(command, "--random-init", "--fast")
 
-    command = verb("prepare", _prepare, "Make or download a data set")
-    command.add_argument("dataset", choices=list(PREPARE_FLAGS))
-    command.add_argument("--root", required=True, help="folder to fill; run again to resume")
-    images = "scenes: how many of train, others a fifth (default: 2000); phrases: folder of the images"
-    command.add_argument("--images", help=images)
-    command.add_argument("--instances", help="phrases: file of boxes in COCO's layout")
-    command.add_argument("--captions", help="phrases: file of captions in COCO's layout")
-    command.add_argument("--size", type=int, help="scenes: side of an image in pixels (default: 224)")
-    command.add_argument("--seed", type=int, help="scenes, phrases: same seed, same data (default: 0)")
-    command.add_argument("--base-url", help="refcoco*: where the images are (default: COCO's server)")
-    command.add_argument("--source", help="refcoco*: hub data set or folder of parquet with the annotations")
-    command.add_argument("--workers", type=int, help="refcoco*: parallel downloads (default: 16)")
+    command = verb("prepare", prepare, "Make, convert or download a data set")
+    add_flags(command)
 
     command = with_settings("train", _train, "Train a model")
     shared(command, "--preset", "--model")
     command.add_argument("--out", required=True, help="run directory")
     shared(command, "--data")
+    init = "start from the weights of this run or shipped checkpoint, as far as they fit"
+    command.add_argument("--init", metavar="CHECKPOINT", help=init)
     command.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
     command.add_argument("--cached", action="store_true", help="train the head on cached features")
     shared(command, "--random-init", "--fast")

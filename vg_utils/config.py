@@ -242,6 +242,7 @@ class ModelConfig:
 class TrainConfig:
     """Optimisation, selection and bookkeeping."""
 
+    init: str = ""  # a run or a shipped checkpoint whose weights to start from, as far as they fit
     epochs: int = 20
     epoch_images: int = 0  # images of an epoch, after which val is scored and a checkpoint saved; 0: all
     batch_images: int = 64

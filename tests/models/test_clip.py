@@ -323,6 +323,34 @@ def test_single_file_of_open_clip_loads(tmp_path, small_clip, name):
     assert_same_clip(load_clip(ClipConfig("scenes-rn", str(path))), small_clip)
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])  # one GPU, several, compiled
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".safetensors", ""])
+def test_a_checkpoint_of_open_clips_trainer_loads_to_the_bit_whatever_its_suffix(
+    tmp_path, small_clip, prefix, suffix
+):
+    clip = copy.deepcopy(small_clip)
+    optimizer = torch.optim.AdamW(clip.parameters(), lr=1e-3)
+    sum(parameter.sum() for parameter in clip.parameters()).backward()
+    optimizer.step()
+    path, weights = tmp_path / f"epoch_1{suffix}", clip.state_dict()
+    state = {"epoch": 1, "name": "a-run", "state_dict": {prefix + n: v for n, v in weights.items()}}
+    torch.save(state | {"optimizer": optimizer.state_dict(), "scaler": {"scale": 65536.0}}, path)
+    loaded = load_clip(ClipConfig("scenes-rn", str(path))).state_dict()
+    assert loaded.keys() == weights.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in weights.items())
+
+
+def test_transformers_clip_is_an_error_that_says_what_to_take(tmp_path):
+    from transformers import CLIPConfig, CLIPModel
+
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {"text_config": small | {"vocab_size": 100}, "vision_config": small | {"image_size": 32}}
+    CLIPModel(CLIPConfig(**sizes)).save_pretrained(tmp_path)
+    for place in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(WeightsError, match=r"transformers' CLIP.*open_clip_model\.safetensors.*hub"):
+            load_clip(ClipConfig("ViT-B-32-quickgelu", str(place)))
+
+
 def test_openai_style_file_is_read_as_the_model_that_is_named(tmp_path, small_clip):
     path = openai_style(small_clip, tmp_path / "clip.pt")
     rounded = copy.deepcopy(small_clip)

@@ -47,12 +47,20 @@ def load_examples(
             record as well: each is decoded once, at the smallest scale that its format can do.
 
     Raises:
-        DataError: nothing readable there (the message says what was looked for), or as the readers say.
+        DataError: nothing readable there (the message says what was looked for, and how another tool's format
+            is converted), or as the readers say.
     """
     data = Path(data)
     with told(report, data, split) as report:
-        with many_objects():
-            examples = _read(data, split, partition, require_images, {"strict": strict, "report": report})
+        try:
+            with many_objects():
+                examples = _read(data, split, partition, require_images, {"strict": strict, "report": report})
+        except DataError as error:
+            from vg_utils.data.convert.recognise import told_to_convert
+
+            if message := told_to_convert(data):
+                raise DataError(f"{message} (as it is: {error})") from error
+            raise
         return readable(examples, strict, report) if check_images else examples
 
 

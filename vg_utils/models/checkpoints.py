@@ -233,12 +233,14 @@ def load_model(directory: Path) -> tuple[GroundingModel, Config]:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The settings with weight files named so that they are found from any working directory."""
+    """The settings with weight files, and the run to start from, found from any working directory."""
     for part in ("clip", "hrnet"):
         weights = getattr(config.model, part).weights
         if weights not in NO_FILES:
             absolute = os.path.abspath(os.path.expanduser(weights))
             config = set_fields(config, **{f"model__{part}__weights": absolute})
+    if os.path.isdir(init := os.path.expanduser(config.train.init)):
+        config = set_fields(config, train__init=os.path.abspath(init))
     return config
 
 

@@ -33,6 +33,11 @@ RESNET_STRIDES = (4, 8, 16, 32)  # of levels 1 to 4
 BESIDE_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's files
 WEIGHTS_OF_FOLDERS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors")
 
+OF_TRANSFORMERS = (
+    "these are weights for transformers' CLIP, which names them otherwise; take open_clip's of the same "
+    "model (open_clip_model.safetensors and open_clip_config.json, which most CLIPs on the hub have as well)"
+)
+
 
 class ClipBackbone(Backbone):
     """CLIP's two encoders.
@@ -178,6 +183,8 @@ def load_clip(config: ClipConfig, image_size: int = 224) -> nn.Module:
 def _load_strictly(clip: nn.Module, path: Path) -> nn.Module:
     """Put a file of weights into a CLIP: every one has to be there and fit; positions are interpolated."""
     state = read_weights(path)
+    if any(name.startswith("vision_model.") for name in state):
+        raise ValueError(OF_TRANSFORMERS)
     for name in BESIDE_WEIGHTS:
         state.pop(name, None)
     if "logit_scale" in state:  # a number in some files, a vector of one in others
@@ -191,8 +198,11 @@ def _of_folder(folder: Path) -> str:
     """open_clip's name for the architecture that a folder describes.
 
     Raises:
-        ValueError: it would be put together from other libraries' models, which open_clip fetches by name.
+        ValueError: it is transformers' folder, or would be put together from other libraries' models, which
+            open_clip fetches by name.
     """
+    if (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file():
+        raise ValueError(OF_TRANSFORMERS)
     described = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
     parts = (described, described["vision_cfg"], described["text_cfg"])
     others = sorted(key for part in parts for key in part if key.startswith(("hf_", "timm_")))

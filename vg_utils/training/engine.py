@@ -27,7 +27,6 @@ from vg_utils.evaluation.metrics import summarise
 from vg_utils.evaluation.rows import predict_rows
 from vg_utils.evaluation.similarity import add_clip_similarity, judge_for
 from vg_utils.files import check_folder
-from vg_utils.models import build_model
 from vg_utils.models.backbones import Backbone
 from vg_utils.models.base import Features, GroundingModel
 from vg_utils.models.checkpoints import load_state, save_checkpoint, save_history, with_absolute_paths
@@ -36,6 +35,8 @@ from vg_utils.training.averages import MovingAverage, RunningTotals
 from vg_utils.training.claims import check_claim, check_still_there, claim, digest_of
 from vg_utils.training.loaders import Examples, examples_of, load_split, make_loaders
 from vg_utils.training.optim import make_optimizer, make_scheduler, set_rates
+from vg_utils.training.printing import closing_lines, epoch_line
+from vg_utils.training.starting import start_model
 from vg_utils.training.states import check_state
 
 MENDS = "A lower --train.lr or --train.grad-clip usually mends it"
@@ -52,6 +53,7 @@ def fit(
     progress: bool = True,
     on_epoch: Callable[[dict], None] | None = None,
     splits: dict[str, Examples | ResidentPictures] | None = None,
+    closing: bool = False,
 ) -> list[dict]:
     """Train a model and keep the weights with the best validation mIoU.
 
@@ -63,6 +65,7 @@ def fit(
         on_epoch: called with each new entry of the history once its checkpoint is written; what it raises
             ends the training there (a search prunes so).
         splits: `train` and `val` where they have been read already; else they are read as the config says.
+        closing: print at the end what came of it, see `closing_lines`.
 
     Returns:
         The history: a dict an epoch with `epoch, lr, seconds, pairs_per_second, train_loss, train_miou,
@@ -84,7 +87,7 @@ def fit(
     set_seed(config.train.seed)
     splits = splits or {}
     train, val = (splits[s] if s in splits else load_split(config, s) for s in ("train", "val"))
-    model = build_model(config.model.name, config.model)
+    model, taken_over = start_model(config)
     train_loader, val_loader = make_loaders(config, model, train, val, accelerator, progress)
     data = digest_of(examples_of(train), examples_of(val))
     judge = judge_for(model, config.model, accelerator.device)
@@ -95,16 +98,18 @@ def fit(
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             config.save(run_dir / "config.json")
-        if note:
-            accelerator.print(note)
+        for line in filter(None, (note, taken_over)):
+            accelerator.print(line)
         while run.epoch < config.train.epochs:
             epoch = {"epoch": run.epoch + 1} | run.train_epoch(progress)
             epoch |= run.validate(examples_of(val), val_loader, judge)
             run.finish_epoch(epoch)
             if progress and accelerator.is_main_process:
-                tqdm.write(_line(epoch, config.train.epochs))
+                tqdm.write(epoch_line(epoch, config.train.epochs))
             if on_epoch is not None:
                 on_epoch(epoch)
+    if closing and accelerator.is_main_process:
+        print(closing_lines(config, run_dir, run.history, examples_of(train), examples_of(val)))
     return run.history
 
 
@@ -338,11 +343,3 @@ def _hits(outputs: Features, batch: Batch) -> Features:
     """IoU and accuracy of the training outputs, for the curves."""
     iou = paired_iou(to_xyxy(outputs["boxes_cxcywh"].detach().float()), to_xyxy(batch.target_boxes_cxcywh))
     return {"miou": iou.mean(), "acc@0.5": (iou >= 0.5).float().mean()}
-
-
-def _line(epoch: dict[str, float], epochs: int) -> str:
-    losses, mious = ("{:.3f}/{:.3f}".format(epoch[f"train_{x}"], epoch[f"val_{x}"]) for x in ("loss", "miou"))
-    return (
-        f"epoch {epoch['epoch']:3d}/{epochs}  train/val loss {losses}  mIoU {mious}  "
-        f"val Acc@0.5 {epoch['val_acc@0.5']:.3f}  {epoch['pairs_per_second']:.0f} pairs/s"
-    )

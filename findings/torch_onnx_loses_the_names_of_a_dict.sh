@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# torch 2.11.0 with onnxscript 0.5.7: torch.onnx.export forgets the keys of a model that returns a dict.
+# torch 2.11.0 with onnxscript 0.7.2: torch.onnx.export forgets the keys of a model that returns a dict.
 #
 # A detector or grounder returns {"boxes": ..., "scores": ...}. What one would expect of its ONNX file: outputs "boxes" and
 # "scores", as the inputs keep the names of forward's arguments. What happens: the outputs have the names of whatever node
@@ -8,7 +8,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.11.0 numpy onnx==1.20.0 onnxscript==0.5.7
+"$folder/venv/bin/pip" install --quiet torch==2.11.0 numpy onnx==1.22.0 onnxscript==0.7.2
 cat >"$folder/try.py" <<'PYTHON'
 import sys
 

@@ -152,7 +152,7 @@ def test_without_gradio_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr("vg_utils.demo.find_spec", lambda name: None)
     assert main(["demo"]) == 2
     said = capsys.readouterr().err
-    assert "pip install 'vg_utils[demo]'" in said
+    assert "pip install 'gradio" in said
     assert len(said.splitlines()) == 1
 
 

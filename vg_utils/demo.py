@@ -27,7 +27,6 @@ from vg_utils.models.checkpoints import DEFAULT_CHECKPOINT
 from vg_utils.models.prediction import Prediction, Predictions
 from vg_utils.predictor import Encoded, Grounder
 
-LOOPBACK, PORT = "127.0.0.1", 7860
 MOST_MEGABYTES = 20  # of a file that is uploaded
 MOST_PIXELS = 50_000_000  # of an image: what phones take
 MOST_PHRASES, LONGEST_PHRASE = 20, 200  # at once; in letters
@@ -196,7 +195,7 @@ def run_demo(
         CheckpointError: no such checkpoint.
     """
     if find_spec("gradio") is None:
-        raise ConfigError("expected gradio, which is not installed: pip install 'vg_utils[demo]'")
+        raise ConfigError("expected gradio, which is not installed: pip install 'gradio>=6.31'")
     port, checkpoint = free_port(host, port), checkpoint or DEFAULT_CHECKPOINT
     asker = Asker(device)
     asker.load(checkpoint)  # what is wrong with it is said before there is a page

@@ -54,6 +54,7 @@ def test_a_folder_answers_as_the_model_and_needs_no_other_file(grounder, tmp_pat
 
 def test_a_folder_says_nothing_of_the_machine_that_trained(grounder, tmp_path):
     assert Path(grounder.config.data.root).is_absolute()
+    grounder.config = set_fields(grounder.config, train__init=str(tmp_path / "first"))
     grounder.origin = f"{tmp_path / 'run'}: dense-grounder, trained on {grounder.config.data.root}"
     grounder.save_pretrained(tmp_path / "shared")
     for name in ("README.md", "config.json"):

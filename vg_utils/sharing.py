@@ -49,7 +49,7 @@ def save_pretrained(folder: Path, model: GroundingModel, config: Config, origin:
     Args:
         folder: made if it is missing; other files in it stay.
         model: every weight is written, what is frozen too.
-        config: its settings; of the folder that it was trained on, only the name is kept.
+        config: its settings; of its data and of the run that it began with, only the names are kept.
         origin: which model it is and what it was trained on, in a line.
     """
     data = Path(config.data.root).name
@@ -64,7 +64,9 @@ def save_pretrained(folder: Path, model: GroundingModel, config: Config, origin:
         clip=replace(config.model.clip, weights="random"),
         hrnet=replace(config.model.hrnet, weights="random"),
     )
-    replace(config, data=replace(config.data, root=data), model=whole).save(folder / "config.json")
+    train = replace(config.train, init=Path(config.train.init).name)
+    config = replace(config, data=replace(config.data, root=data), model=whole, train=train)
+    config.save(folder / "config.json")
     write_atomically(folder / "README.md", CARD.substitute(card).encode())
     # Not safetensors' own `save_file`: only the owner may read what it writes.
     write_atomically(folder / "model.safetensors", save(tensors, {"format": "pt"}))

@@ -51,5 +51,6 @@ def ship(
         packed |= pack_changes(changes, model.state_dict(), rank)
     save_file(packed, directory / "checkpoint" / "model.safetensors", metadata=metadata)
     home = preset(config.preset).data  # where the images lay was a matter of the machine that trained
-    config = replace(config, data=replace(config.data, root=home.root, features=home.features))
+    train = replace(config.train, init=Path(config.train.init).name)
+    config = replace(config, data=replace(config.data, root=home.root, features=home.features), train=train)
     config.save(directory / "config.json")

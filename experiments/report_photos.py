@@ -44,6 +44,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS, CARD = ROOT / "experiments/photos.pkl", ROOT / "vg_utils/weights/photos.json"
 PRESENCE = ROOT / "experiments/photo_presence.json"
 BAR = {"acc@0.5": 0.64, "miou": 0.56}  # of people's phrases, set before any run
+PRESENCE_BAR = 0.95  # AUROC on people's photographs, likewise
 KINDS_OF = ("long", "dense-grounder", "clip-rpn-tokens")  # by kind of phrase
 SHORT = {  # of the README
     "long": "`photos/dense-grounder`",
@@ -192,6 +193,10 @@ def on_presence(found: dict) -> str:
     said = text.PRESENCE.format(**found, low=low, high=high)
     if not found["all_objects_have_boxes"]:
         said += f" {text.SEEN_BY_EYE.format(**found)}"
+    reached = found["presence_auroc"] >= PRESENCE_BAR
+    said += (
+        f" The bar that was set before, {PRESENCE_BAR}, was {'reached' if reached else '**not** reached'}."
+    )
     return f"### Presence on people's photographs\n\n{fill(said)}"
 
 

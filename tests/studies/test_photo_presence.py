@@ -57,6 +57,10 @@ def test_an_image_of_two_splits_is_asked_about_once():
     assert not asked.duplicated().any()
 
 
+def page_of(found: dict) -> str:
+    return report_photos.on_presence(found).replace("\n", " ")
+
+
 def test_results_and_the_page(tiny_scenes, tmp_path, capsys):
     file = tmp_path / "presence.json"
     where = ("--people", str(tiny_scenes), "--checkpoint", "scenes/dense-grounder", "--out", str(file))
@@ -65,12 +69,11 @@ def test_results_and_the_page(tiny_scenes, tmp_path, capsys):
     assert found["all_objects_have_boxes"]
     low, high = found["presence_auroc_ci95"]
     assert 0.5 < low <= found["presence_auroc"] <= high
-    page = report_photos.on_presence(found)
-    assert f"**{found['presence_auroc']:.3f}**" in page
-    assert "by eye" not in page.replace("\n", " ")
-    assert "Only objects" in report_photos.on_presence(found | {"all_objects_have_boxes": False}).replace(
-        "\n", " "
-    )
+    assert f"**{found['presence_auroc']:.3f}**" in page_of(found)
+    assert "by eye" not in page_of(found)
+    assert "0 of the categories" in page_of(found | {"all_objects_have_boxes": False})
+    for share, reached in ((0.94, "was **not** reached"), (0.95, "was reached")):
+        assert reached in page_of(found | {"presence_auroc": share})
     file.write_text('{"7": {"there": []}}')
     for wrong in (("--people", str(tmp_path)), (*where, "--seen", str(file))):
         assert photo_presence.main(wrong) == 2

@@ -78,7 +78,8 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, timeout: int = 900, *
     quiet = ["--log-level=40"]  # it would warn that it listens on a port of this machine
     options = {"timeout": timeout, "record_timing": False, "extra_arguments": quiet}
     client = NotebookClient(notebook, km=here, resources={"metadata": {"path": str(folder)}}, **options)
-    client.execute(env=dict(os.environ, **environment))
+    # A kernel that was handed over would otherwise stay, with its gigabyte, until this process ends.
+    client.execute(env=dict(os.environ, **environment), cleanup_kc=True)
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

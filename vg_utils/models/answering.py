@@ -79,17 +79,14 @@ class Answerer:
             those of `outputs` that the model has, float32 on the CPU. The GPU is waited for here, once.
             With `others` also `other_boxes_cxcywh` (N, K, 4) and `other_scores` (N, K).
         """
-        inputs = {**image_features, "tokens": tokens}
+        of_one = image_index is None
+        inputs = {**image_features, "tokens": tokens} | ({} if of_one else {"image_index": image_index})
         if others:
-            if image_index is not None:
-                inputs["image_index"] = image_index
             return {name: x.float().cpu() for name, x in self._given(_on(self.device, inputs), True).items()}
-        if self.fast and image_index is None and len(tokens) <= COUNTS[-1]:
+        if self.fast and of_one and len(tokens) <= COUNTS[-1]:
             inputs["tokens"] = padded(tokens, COUNTS, LENGTHS)
             rows = self._ask(_on(self.device, inputs))
         else:
-            if image_index is not None:
-                inputs["image_index"] = image_index
             rows = self._asked(_on(self.device, inputs))
         answers = rows["outputs"][: len(tokens)].cpu()
         parts = answers.split([shape.numel() for shape in self.shapes.values()], dim=1)
@@ -101,7 +98,7 @@ class Answerer:
             return self.model.prepare_images(self.model.encode_images(inputs["images"]))
 
     def _asked(self, inputs: Features) -> Features:
-        """The same, all `outputs` side by side: (N, W)."""
+        """What `_given` gives, side by side in one tensor: (N, W)."""
         wanted = {name: x.float() for name, x in self._given(inputs).items()}
         self.shapes = {name: x.shape[1:] for name, x in wanted.items()}
         return {"outputs": torch.cat([x.reshape(len(x), -1) for x in wanted.values()], dim=1)}

@@ -11,7 +11,7 @@ from vg_utils.data.convert import FORMATS, convert
 OF_REFCOCO = ("base_url", "source", "workers")
 FLAGS = {  # beside --root
     "scenes": ("images", "size", "seed"),
-    "phrases": ("instances", "images", "captions", "seed"),
+    "phrases": ("instances", "images", "captions", "collages", "seed"),
     "jsonl": ("from", "images"),
     **dict.fromkeys(("refcocog", "refcoco", "refcoco+"), OF_REFCOCO),
 }
@@ -27,6 +27,8 @@ def add_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--images", help=images)
     command.add_argument("--instances", help="phrases: file of boxes in COCO's layout")
     command.add_argument("--captions", help="phrases: file of captions in COCO's layout")
+    collages = "phrases: how many images of train to add that show two others of it (default: 0)"
+    command.add_argument("--collages", type=int, help=collages)
     command.add_argument("--size", type=int, help="scenes: side of an image in pixels (default: 224)")
     command.add_argument("--seed", type=int, help="scenes, phrases: same seed, same data (default: 0)")
     command.add_argument("--base-url", help="refcoco*: where the images are (default: COCO's server)")

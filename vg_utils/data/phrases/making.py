@@ -53,6 +53,11 @@ class Picture:
     captions: Sequence[str] = ()
     known: frozenset[str] | None = None
 
+    @property
+    def words(self) -> list[list[str]]:
+        """Words of each caption."""
+        return [words_of(caption) for caption in self.captions]
+
 
 @dataclass
 class Phrase:
@@ -85,17 +90,46 @@ def make(picture: Picture, seed: int, weights: Mapping[str, float]) -> Made:
     Raises:
         DataError: the image does not decode, or has another size.
     """
+    if not picture.boxes_xywh:
+        return Made(picture.image_id)
     random = Random(f"phrases/{seed}/{picture.image_id}")
-    words = [words_of(caption) for caption in picture.captions]
-    made = Made(picture.image_id)
-    if picture.boxes_xywh:
-        objects = look_at(picture, words)
-        made.phrases = present(objects, words, random, made.left_out)
-        true = [phrase.meaning for phrase in made.phrases if phrase.family != "caption"]
-        count = round(len(made.phrases) / PRESENT_PER_ABSENT)
-        mentioned = captions.mentions(words)
-        found = absent_phrases(objects, true, count, random, weights, mentioned)
-        made.absent = [Phrase(text, family, meaning) for text, family, meaning in found]
+    words = picture.words
+    objects = look_at(picture, words)
+    told = phrases_of_captions(words, objects, random)
+    return say_all(picture.image_id, objects, told, captions.mentions(words), random, weights)
+
+
+def phrases_of_captions(
+    words: Sequence[list[str]], objects: Objects, random: Random
+) -> list[tuple[int, str, Meaning]]:
+    """What captions give: (object, text, meaning) each."""
+    return list(captions.phrases(words, objects, random)) if words else []
+
+
+def say_all(
+    image_id: int,
+    objects: Objects,
+    told: Sequence[tuple[int, str, Meaning]],
+    mentioned: set[str],
+    random: Random,
+    weights: Mapping[str, float],
+) -> Made:
+    """The phrases of objects, and those that fit none of them.
+
+    Args:
+        image_id: of the image.
+        objects: all that is known of its objects.
+        told: phrases from captions, see `phrases_of_captions`.
+        mentioned: words of the captions; what they name is not said to be absent.
+        random: the only source of chance.
+        weights: of the classes that absent phrases may name.
+    """
+    made = Made(image_id)
+    made.phrases = present(objects, told, random, made.left_out)
+    true = [phrase.meaning for phrase in made.phrases if phrase.family != "caption"]
+    count = round(len(made.phrases) / PRESENT_PER_ABSENT)
+    found = absent_phrases(objects, true, count, random, weights, mentioned)
+    made.absent = [Phrase(text, family, meaning) for text, family, meaning in found]
     return made
 
 
@@ -117,13 +151,14 @@ def look_at(picture: Picture, words: Sequence[list[str]]) -> Objects:
     return objects
 
 
-def present(objects: Objects, words: Sequence[list[str]], random: Random, left_out: Counter) -> list[Phrase]:
+def present(
+    objects: Objects, told: Sequence[tuple[int, str, Meaning]], random: Random, left_out: Counter
+) -> list[Phrase]:
     """Phrases of the image's objects, at most `PER_PICTURE`, spread over objects and families."""
     kept: dict[int, list[Phrase]] = {i: [] for i in range(len(objects))}
-    if words:
-        for i, text, meaning in captions.phrases(words, objects, random):
-            if text not in [phrase.text for phrase in kept[i]]:
-                kept[i].append(Phrase(text, "caption", meaning, i))
+    for i, text, meaning in told:
+        if text not in [phrase.text for phrase in kept[i]]:
+            kept[i].append(Phrase(text, "caption", meaning, i))
     for i in range(len(objects)):
         limit = room(objects, i, left_out)
         own = kept[i] if limit else []

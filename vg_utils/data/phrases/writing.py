@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +17,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vg_utils.data.examples import DataError
+from vg_utils.data.phrases import lexicon
+from vg_utils.data.phrases.collages import Collage, make_collage, pair_up
 from vg_utils.data.phrases.making import Made, Picture, make
 from vg_utils.data.phrases.reading import class_weights, known_weights, read_captions, read_pictures
 from vg_utils.data.records import Record
@@ -71,6 +74,7 @@ def make_phrases(
     root: str | Path,
     captions: str | Path | None = None,
     seed: int = 0,
+    collages: int = 0,
     processes: int | None = None,
     progress: bool = True,
 ) -> Summary:
@@ -86,6 +90,7 @@ def make_phrases(
         root: folder for `annotations/` and `images/`; images are linked (hard) where possible, else copied.
         captions: sentences in COCO's layout (`annotations` with `image_id`, `caption`), or None.
         seed: of everything.
+        collages: how many images to add to train that show two others of it, see `collages`.
         processes: how many work at once; None takes one a core for many images. The phrases are the same.
             New processes import the script that calls this: it needs `if __name__ == "__main__":`.
         progress: show a bar.
@@ -95,6 +100,8 @@ def make_phrases(
             folder with other data.
     """
     root, instances_path = Path(root), Path(instances)
+    if collages < 0:
+        raise DataError(f"collages: expected how many, 0 or more, got {collages}")
     records = read_instances(instances_path)
     sentences = read_captions(Path(captions)) if captions else {}
     pictures = read_pictures(records, instances_path, Path(images), sentences)
@@ -104,21 +111,36 @@ def make_phrases(
         "seed": seed,
         "version": VERSION,
     }
+    made_with |= {"collages": collages} if collages else {}
     check_folder(root, made_with)
 
     weights = class_weights(pictures)
-    made = list(make_all(pictures, seed, weights, processes, progress))
+    work = partial(make_some, seed=seed, weights=weights)
+    made = list(in_processes(work, pictures, "phrases", processes, progress))
     names = {picture.image_id: picture.path.name for picture in pictures}
     split_by_name = divide((names[each.image_id] for each in made if each.phrases), HELD_OUT)
     splits = {each.image_id: split_by_name[names[each.image_id]] for each in made if each.phrases}
+
+    train = [k for k, each in enumerate(made) if splits.get(each.image_id) == "train"]
+    first_id = max((picture.image_id for picture in pictures), default=0) + 1
+    paired = pair_up([pictures[k] for k in train], [made[k] for k in train], collages, seed, first_id)
+    sheets = list(paired)
+    work = partial(make_some_collages, seed=seed, weights=weights)
+    of_sheets = list(in_processes(work, sheets, "collages", processes, progress))
+    sheets = [sheet for sheet, each in zip(sheets, of_sheets, strict=True) if each.phrases]
+    splits |= {sheet.image_id: "train" for sheet in sheets}
+    records = with_collages(records, sheets)
+
     summary = Summary(root)
-    out, refs, absent = to_records(records, made, splits, made_with, summary)
+    out, refs, absent = to_records(records, [*made, *of_sheets], splits, made_with, summary)
     if not refs:
         raise DataError(f"{instances_path}: expected images with objects to speak of, made no phrase")
     write_atomically(root / MARKER, json.dumps(made_with).encode())
     for picture in pictures:
         if picture.image_id in splits:
             place(picture.path, root / "images" / picture.path.name)
+    write = partial(write_some, folder=root / "images")
+    list(in_processes(write, sheets, "files of collages", processes, progress))
     write_refer(root, "umd", out, refs, absent)
     return summary
 
@@ -141,15 +163,25 @@ def make_some(pictures: Sequence[Picture], seed: int, weights: dict[str, float])
     return [make(picture, seed, known_weights(weights, picture)) for picture in pictures]
 
 
-def make_all(
-    pictures: Sequence[Picture], seed: int, weights: dict[str, float], processes: int | None, progress: bool
-) -> Iterator[Made]:
-    """The phrases of all images, in order."""
-    chunks = [pictures[k : k + CHUNK] for k in range(0, len(pictures), CHUNK)]
-    work = partial(make_some, seed=seed, weights=weights)
+def make_some_collages(sheets: Sequence[Collage], seed: int, weights: dict[str, float]) -> list[Made]:
+    """The same of collages; absent phrases name no class that one of their data sets does not annotate."""
+    return [
+        make_collage(sheet, seed, known_weights(known_weights(weights, sheet.parts[0]), sheet.parts[1]))
+        for sheet in sheets
+    ]
+
+
+def write_some(sheets: Sequence[Collage], folder: Path) -> list[None]:
+    """The files of some collages."""
+    return [sheet.write(folder / sheet.file_name) for sheet in sheets]
+
+
+def in_processes(work, items: Sequence, title: str, processes: int | None, progress: bool) -> Iterator:
+    """What `work`, a function of some items, gives of all of them, in order."""
+    chunks = [items[k : k + CHUNK] for k in range(0, len(items), CHUNK)]
     if processes is None:
-        processes = os.cpu_count() or 1 if len(pictures) > FEW_PICTURES else 1
-    with tqdm(total=len(pictures), desc="phrases", unit="img", disable=not progress) as bar:
+        processes = os.cpu_count() or 1 if len(items) > FEW_PICTURES else 1
+    with tqdm(total=len(items), desc=title, unit="img", disable=not progress) as bar:
         if processes <= 1:
             for chunk in map(work, chunks):
                 yield from chunk
@@ -159,6 +191,32 @@ def make_all(
             for chunk in pool.map(work, chunks):
                 yield from chunk
                 bar.update(len(chunk))
+
+
+def with_collages(instances: Record, sheets: Sequence[Collage]) -> Record:
+    """The records with the images and the boxes of collages."""
+    category_ids = {lexicon.canonical(str(each["name"])): each["id"] for each in instances["categories"]}
+    next_id = max((record["id"] for record in instances["annotations"]), default=0) + 1
+    images, annotations = list(instances["images"]), list(instances["annotations"])
+    for sheet in sheets:
+        width, height = sheet.size_wh
+        of = [part.image_id for part in sheet.parts]
+        images.append(
+            {
+                "id": sheet.image_id,
+                "file_name": sheet.file_name,
+                "width": width,
+                "height": height,
+                "collage_of": of,
+            }
+        )
+        categories = [category for part in sheet.parts for category in part.categories]
+        for (x, y, w, h), category in zip(sheet.boxes_xywh, categories, strict=True):
+            bbox = [round(value, 2) for value in (x, y, max(w, 1.0), max(h, 1.0))]
+            box = {"bbox": bbox, "category_id": category_ids[category]}
+            annotations.append({"id": next_id, "image_id": sheet.image_id, "iscrowd": 0, **box})
+            next_id += 1
+    return {**instances, "images": images, "annotations": annotations}
 
 
 def to_records(
@@ -175,13 +233,14 @@ def to_records(
     def sentence(phrase) -> Record:
         nonlocal sent_id
         sent_id += 1
-        text = phrase.text
+        # Pickles tell apart equal strings that are several objects, as they are after another process made them
+        text, family = sys.intern(phrase.text), sys.intern(phrase.family)
         return {
             "tokens": text.split(),
             "raw": text,
             "sent": text,
             "sent_id": sent_id,
-            "family": phrase.family,
+            "family": family,
         }
 
     for each in made:

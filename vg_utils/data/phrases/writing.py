@@ -233,7 +233,7 @@ def to_records(
     def sentence(phrase) -> Record:
         nonlocal sent_id
         sent_id += 1
-        # Pickles tell apart equal strings that are several objects, as they are after another process made them
+        # Pickles tell apart equal strings that are different objects, as those of other processes are
         text, family = sys.intern(phrase.text), sys.intern(phrase.family)
         return {
             "tokens": text.split(),

@@ -83,11 +83,24 @@ class Training:
         images: in the batch.
         phrases: texts, which are dealt out to the images; every fifth fits nothing where that is learned.
         graphs: record the image encoder, see `vg_utils.training.acceleration`.
+        hrnet: whether a model that merges levels has those of HRNet among them.
     """
 
-    def __init__(self, model: str, full: bool, images: int, phrases: list[str], graphs: bool = False) -> None:
+    def __init__(
+        self,
+        model: str,
+        full: bool,
+        images: int,
+        phrases: list[str],
+        graphs: bool = False,
+        hrnet: bool = True,
+    ) -> None:
         torch.manual_seed(0)
         config = settings(model, full, tuning="full")
+        if not hrnet:
+            config = replace(
+                config, model=replace(config.model, pyramid=replace(config.model.pyramid, hrnet=False))
+            )
         self.model = build_model(model, config.model).to(DEVICE).train()
         if DEVICE.type == "cuda":
             self.model = self.model.to(memory_format=torch.channels_last)

@@ -18,7 +18,9 @@ from benchmarks._work import EXPRESSIONS, typical_start
 from vg_utils.refscenes.scenes import make_scenes
 
 SYSTEMS = ("dense-grounder", "clip-rpn-attention", "clip-hrnet")
+MERGING = ("dense-grounder", "transvg")  # systems that merge CLIP's levels with HRNet's
 THIS, GRAPHS, OTHER = "this build", "this build, image encoder recorded", "the other build"
+WITHOUT = "this build, recorded, without HRNet"
 
 
 def phrases_of(images: int) -> list[str]:
@@ -34,8 +36,9 @@ def measure(
     """Steps of one system."""
     arguments = {"model": model, "full": full, "images": images, "phrases": phrases_of(images)}
     clocks, profiles = {}, {}
-    for name in (THIS, GRAPHS) if device().type == "cuda" else (THIS,):
-        build = Training(**arguments, graphs=name == GRAPHS)
+    names = (THIS, GRAPHS, WITHOUT) if model in MERGING else (THIS, GRAPHS)
+    for name in names if device().type == "cuda" else (THIS,):
+        build = Training(**arguments, graphs=name != THIS, hrnet=name != WITHOUT)
         clocks[name], profiles[name] = partial(seconds_of, build.step), build.profile()
     other = OtherBuild(against, "Training", **arguments) if against else None
     if other is not None:

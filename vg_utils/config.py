@@ -42,9 +42,7 @@ class DataConfig:
     partition: str = ""  # empty: the one there is, or umd; `google` shares images between train and val
     strict: bool = False  # True: bad records are errors; False: they are skipped and counted
     workers: int = 2  # decoding processes
-    max_expressions: int = (
-        8  # an image's expressions in one training batch (RefCOCOg has 3.7, some images 20)
-    )
+    max_expressions: int = 8  # of an image in a training batch (RefCOCOg has 3.7, some images 20)
     limit_images: int = 0  # take only the first so many images of each split; 0: all
     flip: float = 0.5  # probability of a mirrored image with left and right swapped in its phrases
     jitter: float = 0.2  # brightness, contrast and saturation; hue stays, phrases name colours
@@ -197,6 +195,8 @@ class DenseGrounderConfig:
     score_weight: float = 0.2
     presence_weight: float = 0.5  # does the phrase fit anything in the image
     agreement: float = 0.0  # answering, only cells whose box overlaps the surest one's by this IoU are asked
+    refinements: int = 0  # closer looks at the box, each of which mends it, see models/refinement.py
+    refined_weight: float = 1.0  # of the boxes that they give
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 NO_LIMIT = math.inf
 LARGEST = 2**14  # whole number among a model's settings: widths beyond it fill any memory
-_DEEPEST = 64  # of its layers and blocks
+_DEEPEST = 64  # of its layers, blocks and looks
+_DEPTHS = ("layers", "blocks", "refinements")
 _AT_LEAST_ONE = ("heads", "lora_rank", "num_classes", "kept", "before_nms", "sampled_anchors")
 _SHARES = ("dropout", "positive_share", "foreground_iou", "background_iou", "nms_iou", "score_threshold")
 
@@ -49,7 +50,7 @@ def check_numbers(config: Any, part: str) -> None:
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
             low = 1 if field.name in _AT_LEAST_ONE else 0
             high = LARGEST if isinstance(field.default, int) else NO_LIMIT
-            high = 1 if field.name in _SHARES else _DEEPEST if field.name in ("layers", "blocks") else high
+            high = 1 if field.name in _SHARES else _DEEPEST if field.name in _DEPTHS else high
             ranges[field.name] = (low, high)
     check_ranges(config, part, **ranges)
 

@@ -5,6 +5,7 @@ phrase scales and shifts the channels of a convolution (FiLM, Perez et al. 2018)
 then cells attend to each other and to the words, which settles relations and order. Every cell says whether
 it lies in the box and how far the four sides are (as in FCOS, Tian et al. 2019), and the box is the mean of
 what the cells say, weighted by how sure they are to lie in it. That map is the heatmap shown to people.
+Where the settings want it, the box is then mended on a finer map, see `vg_utils.models.refinement`.
 
 The same layers read every block's map, and each reading is trained (deep supervision, Lee et al. 2015, as of
 DETR's decoder layers, Carion et al. 2020, section 3.2), as is the box that each cell of the object says.
@@ -31,6 +32,7 @@ from vg_utils.models.losses import (
     present,
 )
 from vg_utils.models.pyramid import PyramidModel
+from vg_utils.models.refinement import FineMap, Refinement, refined_losses
 
 FREQUENCIES = 4  # of the sines that tell a cell its place
 
@@ -79,16 +81,28 @@ class DenseGrounder(PyramidModel):
             nn.Linear(3 * channels + 1, channels), nn.ReLU(), nn.Dropout(head.dropout), nn.Linear(channels, 2)
         )
         self.register_buffer("temperatures", torch.ones(2))
+        self.fine_map = self.refinement = None
+        if head.refinements:
+            self.fine_map = FineMap(self.pyramid.finest_channels, channels)
+            self.refinement = Refinement(channels, head.refinements, head.dropout)
+            of_refined = box_loss_weights(head.box_loss, head.refined_weight)
+            self.loss_weights |= {f"refined_{name}": weight for name, weight in of_refined.items()}
 
     def prepare_images(self, image_features: Features) -> Features:
-        """Merge the levels, tell the P = G * G cells their places, begin the first block: (B, P, C) each."""
+        """Merge the levels, tell the P = G * G cells their places, begin the first block: (B, P, C) each.
+
+        Where boxes are mended, also the `fine` map for it, see `FineMap`.
+        """
         if "cells" in image_features:
             return image_features
         maps = self.pyramid(image_features)  # (B, C, G, G)
+        fine = {}
+        if self.fine_map is not None:
+            fine["fine"] = self.fine_map(image_features[self.pyramid.finest], maps)
         if self.place is not None:
             maps = maps + self.place(self.places)
         cells = maps.flatten(2).transpose(1, 2)
-        return {"cells": cells, "prepared": self.blocks[0].prepare(cells)}
+        return {"cells": cells, "prepared": self.blocks[0].prepare(cells)} | fine
 
     def encode_texts(self, tokens: Tensor) -> Features:
         text = self.clip.encode_texts(tokens)
@@ -102,7 +116,8 @@ class DenseGrounder(PyramidModel):
             `boxes_cxcywh` (N, 4); `score` (N,), predicted IoU; `presence` (N,), probability that the phrase
             fits anything in the image; `heatmap` (N, G, G), probability of each cell to lie in the box.
             For the losses also `score_logit` and `presence_logit`, before temperature, and of each of the K
-            blocks `heatmap_logits` (N, K, G, G) and what each cell says, `cells_cxcywh` (N, K, P, 4).
+            blocks `heatmap_logits` (N, K, G, G) and what each cell says, `cells_cxcywh` (N, K, P, 4); and
+            what `Refinement` gives, where boxes are mended.
         """
         # Once an image
         images = self.prepare_images(image_features)
@@ -128,10 +143,17 @@ class DenseGrounder(PyramidModel):
             weights = agreeing(corners[:, -1], weights, self.agreement)
         boxes = to_cxcywh((corners[:, -1] * weights[..., None]).sum(1))  # (N, 4)
 
+        # A closer look, which mends it
+        refined = {}
+        if self.refinement is not None:
+            refined = self.refinement(images["fine"], seen, image_index, boxes)
+
         # The verdict on all of it: how well does the box fit, and does the phrase fit anything
         found = (weights[:, None].to(seen.dtype) @ seen)[:, 0]  # (N, C): what is where the box is
         summary = [found.float(), seen.amax(1).float(), pooled.float(), logits[:, -1].amax(1, keepdim=True)]
         verdict = self.judge(torch.cat(summary, dim=1)).float()  # (N, 2)
+        if refined:
+            verdict = verdict + F.pad(refined["quality_logit"][:, None], (0, 1))
         score, presence = (verdict / self.temperatures).sigmoid().unbind(1)
 
         heatmap_logits = logits.unflatten(2, self.places.shape[1:])
@@ -144,6 +166,7 @@ class DenseGrounder(PyramidModel):
             "presence_logit": verdict[:, 1],
             "heatmap_logits": heatmap_logits,
             "cells_cxcywh": to_cxcywh(corners),
+            **refined,
         }
 
     def _read_phrase(self, text_features: Features) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -173,12 +196,17 @@ class DenseGrounder(PyramidModel):
         inside = cells_in_box(target_boxes_cxcywh, logits.shape[-1]).flatten(1)  # (N, P)
         of_cells = (of_steps[:, :, None] * inside[:, None, :, None]).flatten(0, 2)  # outside: zeros, no box
         cell_losses = box_losses(self.box_loss, cells.flatten(0, 2), of_cells)
+        refined = {}
+        if self.refinement is not None:  # which changes nothing about what the cells are to learn
+            boxes = outputs["first_cxcywh"]
+            refined = refined_losses(self.box_loss, outputs, target_boxes_cxcywh)
         return {
             **box_losses(self.box_loss, boxes, target_boxes_cxcywh),
             **{f"cell_{name}": loss for name, loss in cell_losses.items()},
             "heatmap": heatmap_losses(logits.flatten(0, 1), of_steps.flatten(0, 1)),
             "score": masked_mean(score, there),
             "presence": F.binary_cross_entropy_with_logits(outputs["presence_logit"], there.float()),
+            **refined,
         }
 
 

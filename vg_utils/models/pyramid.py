@@ -25,6 +25,10 @@ class FeaturePyramid(nn.Module):
         config: of the model; `config.pyramid` says which levels, and the stride and channels of the map.
         clip: whose levels they are.
         hrnet: the branch for fine position, or None.
+
+    Attributes:
+        levels, channels, grid: which of CLIP's, and the channels and side G of the map.
+        finest, finest_channels: name of the level with the smallest stride, and its channels.
     """
 
     def __init__(self, config: ModelConfig, clip: Backbone, hrnet: HRNetBackbone | None) -> None:
@@ -35,6 +39,8 @@ class FeaturePyramid(nn.Module):
         sources = {f"clip{level}": clip.levels[level] for level in self.levels}
         if hrnet is not None:
             sources["hrnet"] = (hrnet.channels, hrnet.stride)
+        self.finest = min(reversed(sources), key=lambda name: sources[name][1])  # HRNet, if as fine
+        self.finest_channels = sources[self.finest][0]
         self.merge = nn.ModuleDict()
         for name, (channels, stride) in sources.items():
             fold = max(1, settings.stride // stride)  # cells of a finer level that share a cell of the map
@@ -43,7 +49,7 @@ class FeaturePyramid(nn.Module):
                 nn.GroupNorm(1, channels * fold**2),  # levels differ in scale by orders of magnitude
                 nn.Conv2d(channels * fold**2, self.channels, 1),
             )
-        self.blocks = nn.Sequential(*(_ResidualBlock(self.channels) for _ in range(settings.blocks)))
+        self.blocks = nn.Sequential(*(ResidualBlock(self.channels) for _ in range(settings.blocks)))
 
     def encode(self, images: Tensor, clip: Backbone, hrnet: HRNetBackbone | None) -> Features:
         """(B, 3, S, S) -> the levels, each (B, C, h, w)."""
@@ -87,7 +93,7 @@ class PyramidModel(GroundingModel):
         return self.pyramid.encode(images, self.clip, self.hrnet)
 
 
-class _ResidualBlock(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions beside the identity, normalised first (He et al. 2016, identity mappings)."""
 
     def __init__(self, channels: int) -> None:

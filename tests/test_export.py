@@ -23,9 +23,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def untrained(config: Config) -> Grounder:
-    """A `dense-grounder` as the one for photographs: without HRNet, and cells that have to agree."""
+    """A `dense-grounder` as the one for photographs: no HRNet, cells that agree, a closer look."""
     torch.manual_seed(0)
-    head = {"model__dense_grounder__agreement": 0.3, "model__dense_grounder__blocks": 1}
+    head = {"agreement": 0.3, "blocks": 1, "refinements": 1}
+    head = {f"model__dense_grounder__{name}": value for name, value in head.items()}
     config = set_fields(config, model__name="dense-grounder", model__pyramid__hrnet=False, **head)
     return Grounder(build_model("dense-grounder", config.model), config, "cpu")
 

@@ -22,7 +22,7 @@ from vg_utils.models.base import Features
 from vg_utils.models.losses import box_losses
 from vg_utils.models.pyramid import ResidualBlock
 
-CHANNELS, HIDDEN = 64, 256  # of the fine map, and of what is made of a look
+CHANNELS, HIDDEN = 64, 128  # of the fine map, and of what is made of a look
 POINTS = 7  # a side of the grid that is read of a box, each the mean of 2 x 2 samples
 AROUND = 1.3  # the grid's side over the box's: an edge that was missed lies outside
 LARGEST_CHANGE = math.log(4)  # of a side, in one look

@@ -343,7 +343,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     negative = options.negative.read_text() if options.negative.is_file() else ""
     asked = read_pickle(options.backbones) if options.backbones.is_file() else None
-    numbers = map(report_photos.read_numbers, (report_photos.CARD, report_photos.PRESENCE))
+    files = report_photos.CARD, report_photos.PRESENCE, report_photos.COLLAGES
+    numbers = map(report_photos.read_numbers, files)
     photographs = report_photos.section(report_photos.load(options.photos), *numbers)
     written = page(study, negative, asked, photographs)
     write_atomically(options.out / "RESULTS.md", written.encode())

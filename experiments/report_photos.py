@@ -42,7 +42,7 @@ from vg_utils.pickles import read_pickle, to_plain
 
 ROOT = Path(__file__).parents[1]
 RESULTS, CARD = ROOT / "experiments/photos.pkl", ROOT / "vg_utils/weights/photos.json"
-PRESENCE = ROOT / "experiments/photo_presence.json"
+PRESENCE, COLLAGES = ROOT / "experiments/photo_presence.json", ROOT / "experiments/photo_collages.json"
 BAR = {"acc@0.5": 0.64, "miou": 0.56}  # of people's phrases, set before any run
 PRESENCE_BAR = 0.95  # AUROC on people's photographs, likewise
 KINDS_OF = ("long", "dense-grounder", "clip-rpn-tokens")  # by kind of phrase
@@ -114,13 +114,19 @@ def pooled(runs: Iterable[dict], split: str) -> list[dict]:
     return sorted(lines, key=lambda line: (order.index(line["group"]), -line["miou"]))
 
 
-def section(runs: Sequence[dict], card: dict | None = None, presence: dict | None = None) -> str:
+def section(
+    runs: Sequence[dict],
+    card: dict | None = None,
+    presence: dict | None = None,
+    collages: dict | None = None,
+) -> str:
     """The whole section; nothing where there are no runs.
 
     Args:
         runs: of `photos.pkl`.
         card: of the backbone, as its pretraining wrote it.
         presence: as `experiments.photo_presence` wrote it.
+        collages: as `experiments.photo_collages` wrote it.
     """
     if not runs:
         return ""
@@ -131,6 +137,7 @@ def section(runs: Sequence[dict], card: dict | None = None, presence: dict | Non
         asked_by_people(people, made),
         on_presence(presence) if presence else "",
         on_made(made),
+        on_collages(collages) if collages else "",
         by_kind(runs),
         ablations(made, people),
         of_backbone(card) if card else "",
@@ -177,7 +184,9 @@ def verdict(people: Sequence[dict], made: Sequence[dict]) -> str:
     said = f"The bar that was set before, {bar}, was {'reached' if reached else '**not** reached'}. "
     half = (best["acc@0.5_high"] - best["acc@0.5_low"]) / 2
     said += f"So few phrases say little: the interval of {best['label']} is ±{half:.2f} wide. "
-    for name, what in (("long-first", "Twice as long on two GPUs"), ("long", "Later phrases, longer")):
+    longer = {"long-first": "Twice as long on two GPUs", "long-second": "Later phrases, longer"}
+    longer["long"] = "Collages and a closer look, still longer"
+    for name, what in longer.items():
         if name in of_people and name in of_made:
             moved = [
                 f"{lines[FLAGSHIP]['acc@0.5']:.3f} to {lines[name]['acc@0.5']:.3f}"
@@ -211,6 +220,25 @@ def on_made(made: Sequence[dict]) -> str:
     if any(row["group"] == "training-free" for row in rows):
         lead += "\n\n" + text.ORACLE.format(looked_at=LOOKED_AT)
     return f"### Made phrases\n\n{lead}\n\n{table(rows, columns)}"
+
+
+def on_collages(found: dict) -> str:
+    """What collages and a closer look bring, on val and on collages of its images."""
+    rows = list(found["runs"].values())
+    said = text.COLLAGES.format(
+        minutes=rows[0]["minutes"], **{f"n_{of}": rows[0][of]["n_expressions"] for of in ("val", "pairs")}
+    )
+    columns: dict[str, Column] = {"trained": field("label")}
+    for asked, name in (("val", "images"), ("pairs", "collages")):
+        for key, title in (("miou", "mIoU"), ("acc@0.5", "Acc@0.5"), ("acc@0.75", "Acc@0.75")):
+            columns[f"{name}: {title}"] = _of(asked, key)
+    columns["collages: captions, Acc@0.5"] = lambda r: share(r["pairs"]["by"]["caption"])
+    columns["images seen"] = field("seen", "{:,}")
+    return f"### Telling things of one class apart\n\n{fill(said)}\n\n{table(rows, columns)}"
+
+
+def _of(asked: str, key: str) -> Column:
+    return lambda r: share(r[asked][key])
 
 
 def short(runs: Sequence[dict]) -> str:

@@ -47,17 +47,25 @@ photographs. Each run was asked people's phrases once, at the end; what was chos
 of val. Rough trials before the study had been asked the same phrases of people.
 
 `photos/dense-grounder`, which the package ships, learned on two GPUs from later phrases than the other runs
-(62,742 in train, more from captions, more with two conditions, absent ones of the same kind), with all of its
-text encoder and stronger zooms. It is asked as it is shipped, in 8 bits, and the same phrases as the others,
-those of the first version. Made by
+(more from captions, more with two conditions, absent ones of the same kind; 386,281 in train with those about
+7,999 [collages](#telling-things-of-one-class-apart)), with all of its text encoder and stronger zooms, and it
+looks at its box more closely before it answers. It is asked as it is shipped, in 8 bits, and the same phrases
+as the others, those of the first version. Made by
 
 ```bash
 {commands}
 python -m experiments.report_photos --gather runs/photos && python -m experiments.report
 ```
 
-with `--people` and the folder of people's phrases, and 10.6 as the `--minutes` of the longest runs but the
-shipped one (7.5)."""
+with `--people` and the folder of people's phrases, and 10.6 as the `--minutes` of the longest runs but those
+of later phrases (7.5, and 12.6 of the shipped one)."""
+
+COLLAGES = """\
+A caption says what a thing does, but where it is the only one of its class, its name is enough to find it. In
+a *collage* two images lie side by side, mostly with captions about a thing of the same class in both, and
+only what is said tells which is meant (`prepare phrases --collages`). Three trainings of {minutes} minutes,
+one seed, are asked the same: the images of val ({n_val:,} phrases), and collages of them ({n_pairs:,}). Made
+by `python -m experiments.photo_collages`."""
 
 PEOPLE = """\
 All {n} phrases of people, about {images} photographs. Brackets are 95% intervals by bootstrap over images;

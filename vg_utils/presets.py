@@ -114,9 +114,9 @@ def photos() -> Config:
     """Photographs with phrases made from their boxes (`prepare phrases`), the package's own backbone.
 
     Command: `python -m vg_utils train --preset photos --model dense-grounder --out RUN_DIR`
-    Hardware: an H200, of whose memory it took 23 GB. Time: some 4 minutes (4,067 images, 450 a second).
-    Score, of so long trainings by `experiments.photos`, three seeds: mIoU 0.569 and Acc@0.5 0.651 on made
-    phrases of test, 0.470 and 0.500 on 84 phrases of people. Longer ones gain on made phrases only.
+    Hardware: an H200, of whose memory it took 30 GB. Time: 400 images a second; with collages among them
+    (`prepare phrases --collages 4000`) 3.3 minutes gave an Acc@0.5 of 0.678 on made phrases of val
+    (`experiments.photo_collages`). Longer trainings, and people's phrases: RESULTS.md, "On photographs".
     """
     return Config(
         preset="photos",
@@ -129,7 +129,7 @@ def photos() -> Config:
             hrnet=HRNetConfig(weights="random", tuning="full"),
             clip_rpn=ClipRPNConfig(attend_to="tokens", channels=256, feed_forward=512),
             pyramid=PyramidConfig(hrnet=False, channels=224),
-            dense_grounder=DenseGrounderConfig(heads=7, agreement=0.3),
+            dense_grounder=DenseGrounderConfig(heads=7, agreement=0.3, refinements=2),
             detector_clip=DetectorClipConfig(detector="oracle"),
         ),
         train=TrainConfig(

@@ -182,7 +182,7 @@ def test_what_lies_around_a_box_is_read_where_it_lies():
     maps = torch.stack([axis.expand(side, side), axis[:, None].expand(side, side)])
     maps = torch.stack([torch.zeros_like(maps), maps])  # of two images
     box = torch.tensor([[[0.5, 0.4, 0.3, 0.2]]])
-    x, y = around(maps, box, torch.tensor([1]))[0, 0]
+    x, y = around(maps, box, torch.tensor([1]))[0]
     assert x.shape == (POINTS, POINTS)
     torch.testing.assert_close(x[0], 0.5 + 0.3 * 1.3 * ((torch.arange(7) + 0.5) / 7 - 0.5), atol=1e-4, rtol=0)
     torch.testing.assert_close(

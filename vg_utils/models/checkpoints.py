@@ -40,7 +40,8 @@ from vg_utils.pickles import write_pickle
 
 DEFAULT_CHECKPOINT = "photos/dense-grounder"  # the one for photographs
 TRAINED_ON = {  # what the shipped checkpoints of a preset have seen
-    "photos": "4,069 photographs of COCO and VOC with 62,742 phrases made from their boxes and captions; "
+    "photos": "4,067 photographs of COCO and VOC, alone and two in one, with 386,281 phrases made from their "
+    "boxes and captions; "
     "no referring expression of a person",
     "scenes": "RefScenes (drawn solids, no photographs)",
 }

@@ -29,7 +29,7 @@ WEIGHTS_DIR = Path(__file__).parent.parent / "weights"
 _TABLE, _ROWS = "token_embedding.weight", "token_embedding.rows"
 _LEFT, _RIGHT = ".change_left", ".change_right"  # a matrix is the model's own and the product of the two
 _SCALE, _LARGEST = ".int8_scale", 127  # a scale's name is that of its matrix, and this
-
+_HALF = 2**-10  # relative error of float16, where it is neither too large for it nor too small
 
 Statistics = Mapping[int, Mapping[str, Tensor]]  # of BatchNorm: by size of the input in pixels, then by name
 
@@ -89,6 +89,16 @@ def pack_changes(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor], rank
     return packed
 
 
+def halved(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """float32 as float16 where no more is lost than its rounding: norms, biases, the scales of rows."""
+
+    def halve(value: Tensor) -> Tensor:
+        half = value.half() if value.dtype == torch.float32 else value
+        return half if torch.allclose(half.to(value.dtype), value, rtol=_HALF, atol=1e-7) else value
+
+    return {name: halve(value) for name, value in packed.items()}
+
+
 def changed(packed: Mapping[str, Tensor]) -> set[str]:
     """The matrices that a file tells by their change."""
     return {name.removesuffix(_LEFT) for name in packed if name.endswith(_LEFT)}
@@ -118,7 +128,7 @@ def unpack_tensors(packed: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> d
         scale, matrix = tensors.pop(name + _SCALE), tensors[name]
         if not scale.is_floating_point() or scale.shape != matrix.shape[:1]:
             raise ValueError(f"{name + _SCALE}: expected a number a row of {name}, got {_told(scale)}")
-        tensors[name] = matrix * _by_row(scale, matrix)
+        tensors[name] = matrix * _by_row(scale.float(), matrix)
         check_finite({name: tensors[name]}, "in 8 bits")
     for name in [name for name in packed if name.endswith(_ROWS)]:
         table, rows = name.removesuffix(_ROWS) + _TABLE, tensors.pop(name)

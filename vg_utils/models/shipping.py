@@ -14,7 +14,7 @@ from vg_utils.config import Config
 from vg_utils.models import build_model
 from vg_utils.models.checkpoints import current
 from vg_utils.models.fingerprints import fingerprints_of
-from vg_utils.models.shipped import pack_changes, pack_tensors
+from vg_utils.models.shipped import halved, pack_changes, pack_tensors
 from vg_utils.presets import preset
 
 
@@ -33,7 +33,7 @@ def ship(
         tokens: those of the phrases that it shall understand; None: all.
         smallest: matrices of fewer numbers stay as they are, see `shipped.pack_tensors`.
         rank: of the change of a text encoder that was finetuned in full, see `shipped.pack_changes`; 0: all
-            of the encoder is kept.
+            of the encoder is kept. What is left in float32 goes to float16, see `shipped.halved`.
     """
     (directory / "checkpoint").mkdir(parents=True, exist_ok=True)
     with safe_open(current(run_dir / "checkpoint") / "model.safetensors", framework="pt") as file:
@@ -49,7 +49,7 @@ def ship(
     packed = pack_tensors(whole, tokens, smallest)
     if changes:
         packed |= pack_changes(changes, model.state_dict(), rank)
-    save_file(packed, directory / "checkpoint" / "model.safetensors", metadata=metadata)
+    save_file(halved(packed), directory / "checkpoint" / "model.safetensors", metadata=metadata)
     home = preset(config.preset).data  # where the images lay was a matter of the machine that trained
     train = replace(config.train, init=Path(config.train.init).name)
     config = replace(config, data=replace(config.data, root=home.root, features=home.features), train=train)

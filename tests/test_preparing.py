@@ -18,7 +18,7 @@ COMMANDS = {
     "scenes": ["--images", "5", "--size", "32"],
     "phrases": ["--instances", "{damaged}", "--images", "{here}"],
     "jsonl": ["--from", "coco", "{damaged}"],
-    **dict.fromkeys(("refcocog", "refcoco", "refcoco+"), ["--source", "{here}"]),
+    **{name: ["--source", "{here}"] for name in ("refcocog", "refcoco", "refcoco+")},
 }
 
 

@@ -167,7 +167,7 @@ def _parts(row: Record, where: str) -> tuple[Record, Record]:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return parse_json(text, where, f"a JSON object, not {shown(text)}")
+        return parse_json(text.encode(), where, f"a JSON object, not {shown(text)}")
     except DataError as error:
         raise BadRecord("not JSON", str(error)) from error
 

@@ -10,6 +10,7 @@ viewer shows it (see `images.py`). `category` may stand beside `text`, and besid
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -146,13 +147,14 @@ def _lines(file: Path, strict: bool, report: Report) -> list[Line]:
     """The lines that are not blank and hold a record."""
     what, lines = "a text file of JSON lines", []
     try:
-        text = read_bytes(file, what).decode("utf-8-sig")  # some editors begin a file with a byte order mark
+        content = read_bytes(file, what).removeprefix(codecs.BOM_UTF8)  # with which some editors begin a file
+        content.decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: expected {what}, got: {error}") from error
     # Not splitlines(): it would also break lines at characters that may stand inside a JSON string.
     name, image_id = str(file), 0
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line or line.isspace():
             continue
         where = f"{name}, line {number}"
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from vg_utils.data.convert.items import (
     texts_of,
 )
 from vg_utils.data.examples import DataError, Report
-from vg_utils.data.records import Record, shown
+from vg_utils.data.records import Record, parse_json, shown
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -213,8 +212,8 @@ def _numbers(value: Any) -> Any:
     if not isinstance(value, str):
         return _plain(value)
     try:
-        return json.loads(value)
-    except ValueError:
+        return parse_json(value.encode(errors="replace"), "a cell", "a box")
+    except DataError:
         pass
     try:
         return [float(word) for word in value.strip("[]() ").replace(",", " ").split()]

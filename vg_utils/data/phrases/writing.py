@@ -260,8 +260,9 @@ def to_records(
             whose = {"image_id": each.image_id, "split": splits[each.image_id]}
             absent += [{**whose, **sentence(phrase)} for phrase in each.absent]
     complete = all(record.get("all_objects_annotated", True) for record in instances["images"])
+    info = instances.get("info")
     info = {
-        **(instances.get("info") or {}),
+        **(info if isinstance(info, dict) else {}),
         "generator": "vg_utils.data.phrases",
         "lists_all_objects": complete,
     }

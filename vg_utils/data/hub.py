@@ -15,8 +15,9 @@ from typing import Any
 from vg_utils.data.columnar import parquet_rows
 from vg_utils.data.examples import BadRecord, DataError, GroundingExample, Report, told
 from vg_utils.data.records import ANYTHING, BOX, TEXT, Record, check, parse_json, shown
-from vg_utils.data.refer import ANNOTATION, IMAGE, build_examples
+from vg_utils.data.refer import build_examples
 from vg_utils.data.refer_files import REF, write_refer
+from vg_utils.data.refer_index import ANNOTATION, IMAGE
 
 BOX_AGREEMENT_PX = 0.1  # both boxes come from the same numbers: only rounding may part them
 

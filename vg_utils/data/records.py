@@ -205,7 +205,8 @@ def _is_deep(text: bytes) -> bool:
         return False
     if b"\\" in text:
         text = _ESCAPED.sub(b"", text)
-    brackets = _STRING.sub(b"", text.translate(_ONE_KIND, _NO_BRACKETS))
+    brackets = text.translate(_ONE_KIND, _NO_BRACKETS).replace(b'""', b"")  # most texts have no brackets
+    brackets = _STRING.sub(b"", brackets)
     for _ in range(DEEPEST):  # the innermost go
         inner, brackets = len(brackets), brackets.replace(b"[]", b"")
         if len(brackets) == inner:

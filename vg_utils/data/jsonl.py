@@ -187,28 +187,31 @@ class _Reader:
         except BadRecord as error:
             self._report.handle(error, self._strict)
             return None
-        parsed = []
+        expressions: list[Expression] = []
+        ref_of: dict[Box, int] = {}
+        category_of: dict[Box, str] = {}
         for number, expression in enumerate(record["expressions"], start=1):
             try:
-                parsed.append(self._expression(expression, size_wh, f"{where}, expression {number}"))
+                text, box, category = self._expression(expression, size_wh, f"{where}, expression {number}")
             except BadRecord as error:
                 self._report.handle(error, self._strict)
+                continue
+            if box not in ref_of:
+                ref_of[box] = next(self._ref_ids)
+            category_of[box] = category
+            expressions.append(Expression(text, box, next(self._sent_ids), ref_of[box], category))
         if not record["expressions"]:
             message = f"{where}: expected at least one expression, got none"
             self._report.handle(BadRecord("no expression", message), self._strict)
-        if not parsed:
+        if not expressions:
             return None
-        category_of = {box: category for _, box, category in parsed}
-        ref_of = {box: next(self._ref_ids) for box in category_of}
-        expressions = tuple(
-            Expression(text, box, next(self._sent_ids), ref_of[box], category)
-            for text, box, category in parsed
-        )
         absent = ()
         if "absent" in record:
             absent = tuple(AbsentPhrase(text, next(self._sent_ids)) for text in self._absent(record, where))
         boxes, categories = tuple(category_of), tuple(category_of.values())
-        return GroundingExample(picture, line.image_id, expressions, size_wh, boxes, categories, absent)
+        return GroundingExample(
+            picture, line.image_id, tuple(expressions), size_wh, boxes, categories, absent
+        )
 
     def _picture(self, name: str, where: str) -> tuple[Path, tuple[int, int]]:
         """The image's path, and its size from its header: the pixels stay unread."""

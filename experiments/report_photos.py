@@ -12,7 +12,6 @@ People's phrases and made ones never share a column.
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import sys
 from collections import defaultdict
@@ -37,6 +36,7 @@ from experiments.report_tables import (
 )
 from experiments.results import FLAGSHIP, ResultsError, pool_split, read_jobs, with_frames
 from vg_utils.data import DataError
+from vg_utils.data.records import read_json
 from vg_utils.files import write_atomically
 from vg_utils.pickles import read_pickle, to_plain
 
@@ -355,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def read_numbers(path: Path) -> dict | None:
     """What a command wrote as JSON, `CARD` or `PRESENCE`; None where it has not run."""
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_json(path, "numbers") if path.is_file() else None
 
 
 if __name__ == "__main__":

@@ -11,15 +11,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from vg_utils.models.shipped import WEIGHTS_DIR
 from vg_utils.models.shipping import ship
+from vg_utils.models.weight_files import read_weights
 
 
 def ship_run(run_dir: Path, directory: Path) -> None:
     """Ship a run to `directory` with the words that the shipped CLIP knows."""
-    tokens = load_file(WEIGHTS_DIR / "scenes-rn.safetensors")["token_embedding.rows"].tolist()
+    tokens = read_weights(WEIGHTS_DIR / "scenes-rn.safetensors")["token_embedding.rows"].tolist()
     ship(run_dir, directory, tokens)
 
 

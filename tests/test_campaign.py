@@ -28,5 +28,22 @@ def test_what_breaks_is_counted_and_told(monkeypatch):
     broken = sum(tally.broken.values())
     assert 0 < broken < 20
     said = campaign.table({"images": tally})
-    assert f"| images | 20 | {20 - broken} | 0 | {broken} |" in said
+    assert f"| images | 20 | {20 - broken} | 0 | {broken} | 0 |" in said
     assert "ZeroDivisionError in test_campaign.py:attempt" in said
+
+
+def test_rows_of_kinds_that_are_run_one_by_one_are_kept(tmp_path, monkeypatch, capsys):
+    def attack(folder):
+        def attempt(chance):
+            if chance.random() < 0.5:
+                raise campaign.Broken("no good")
+
+        return attempt
+
+    monkeypatch.setattr(campaign, "USUAL", {"images": (9, attack), "configs": (4, attack)})
+    tables = []
+    for only in ("images", "configs"):
+        campaign.main(["--only", only, "--keep", str(tmp_path / "rows.json")])
+        tables.append(capsys.readouterr().out)
+    assert "| configs | 4 |" in tables[1]
+    assert all(line in tables[1] for line in tables[0].splitlines())

@@ -24,6 +24,8 @@ from vg_utils.config_checks import (
     told,
     typed,
 )
+from vg_utils.data.examples import DataError
+from vg_utils.data.records import LARGEST_SETTINGS, read_json
 from vg_utils.files import write_atomically
 
 Optimizer = Literal["adamw", "adam"]
@@ -299,11 +301,9 @@ class Config:
             ConfigError: the file is missing, is not JSON, or holds a field that does not exist or cannot be.
         """
         try:
-            values = json.loads(Path(path).read_bytes())
-        except FileNotFoundError:
-            raise ConfigError(f"{path}: expected a run's config.json, found no such file") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{path}: expected a run's settings as JSON, got: {str(error)[:200]}") from None
+            values = read_json(Path(path), "a run's settings as JSON", LARGEST_SETTINGS)
+        except DataError as error:
+            raise ConfigError(str(error)) from None
         try:
             return _build(cls, values)
         except ConfigError as error:

@@ -6,7 +6,9 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,10 +91,11 @@ def _system_error(error: BaseException | None) -> OSError | None:
 
 
 def check_folder(path: Path) -> None:
-    """See whether a folder is there or can be made, and written to; nothing is made.
+    """See whether a folder is there or can be made, and written to; nothing stays in it.
 
     Raises:
-        OSError: says which part of the path is no folder, cannot be written to or has too long a name.
+        OSError: the disk is full, or which part of the path is no folder, cannot be written to or has too
+            long a name.
     """
     _check_names(path / "file")
 
@@ -108,12 +111,26 @@ def _check_names(path: Path) -> None:
     for name in path.relative_to(there).parts:
         if len(os.fsencode(name)) > os.pathconf(there, "PC_NAME_MAX"):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name)
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+    try:  # not `os.access`, which knows of no full disk, nor of folders where even root can make nothing
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise OSError(error.errno, f"nothing can be written there: {error.strerror}", str(there)) from None
+
+
+def check_room(path: Path, needed: float) -> None:
+    """Raise an OSError unless the disk of a path, which need not be there, has so many bytes free."""
+    there = Path(os.path.abspath(path))
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        about = f"about {needed / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {about}", str(path))
 
 
 def check_file(path: Path) -> None:
-    """See whether a file can be written there; nothing is made. Raises OSError as `check_folder`."""
+    """See whether a file can be written there; nothing stays. Raises OSError as `check_folder`."""
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, "expected a file, there is a folder", str(path))
     _check_names(path)

@@ -86,3 +86,15 @@ def write_picture(path: Path, size_wh: tuple[int, int], seed: int = 0) -> None:
     width, height = size_wh
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
+
+
+def nested(depth: int) -> list:
+    value: list = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+# Values that stand where others are meant
+HOSTILE = [None, True, [1], {"a": 1}, "x" * 5000, 10**400, -(10**400), float("nan"), float("inf"), 2**64]
+HOSTILE += ["\ud800", nested(300), 7.5, [10**400] * 4, [1.0, 2.0, True, 4.0], [["a"] * 2000], {}]

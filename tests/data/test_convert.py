@@ -447,7 +447,7 @@ def test_the_command_says_what_came_over_and_refuses_to_mix(source, tmp_path, ca
     assert "2  phrase of several boxes" in printed
     assert "python -m vg_utils train" in printed
     assert main(command) == 2
-    assert "without JSON lines" in capsys.readouterr().err
+    assert "without other data, found train.jsonl" in capsys.readouterr().err
 
 
 def test_labelmes_groups_and_circles(source, tmp_path):

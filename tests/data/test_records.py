@@ -4,24 +4,14 @@ import copy
 import json
 import os
 import pickle
+from random import Random
 
 import pytest
 
-from tests.data.samples import sentence, small_set, write_picture, write_set
+from tests.data.samples import HOSTILE, sentence, small_set, write_picture, write_set
 from vg_utils.data import DataError, Report, load_examples
 from vg_utils.data.examples import MESSAGE, BadRecord
-from vg_utils.data.records import BOX, LIST, TEXT, WHOLE, checked, read_json, shown
-
-
-def nested(depth: int) -> list:
-    value: list = []
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
-HOSTILE = [None, True, [1], {"a": 1}, "x" * 5000, 10**400, -(10**400), float("nan"), float("inf"), 2**64]
-HOSTILE += ["\ud800", nested(300), 7.5, [10**400] * 4, [1.0, 2.0, True, 4.0], [["a"] * 2000], {}]
+from vg_utils.data.records import BOX, DEEPEST, LIST, TEXT, WHOLE, checked, parse_json, read_json, shown
 
 # Where a value is put, and what it has to be to be read there
 INSTANCES = {
@@ -159,11 +149,42 @@ def test_json_lines(tmp_path, path):
 def test_json_that_is_nested_too_deep(root, tmp_path):
     deep = "[" * 200_000 + "]" * 200_000
     (root / "annotations" / "instances.json").write_text(deep)
-    with pytest.raises(DataError, match=r"instances\.json: expected COCO's annotations as JSON"):
+    with pytest.raises(DataError, match=r"instances\.json: expected COCO's annotations as JSON, got lists"):
         load_examples(root, "train")
     (tmp_path / "train.jsonl").write_text(deep)
     with pytest.raises(DataError, match=r"train\.jsonl, line 1: expected a JSON object"):
         load_examples(tmp_path / "train.jsonl", "train")
+
+
+def drawn_json(random: Random, depth: int) -> object:
+    """Nested `depth` deep, with brackets and quotes in its texts."""
+    if depth == 0:
+        return random.choice(['[[["{', '\\\\"[', "]}", 7, None])
+    beside = [drawn_json(random, random.randrange(min(depth, 3))) for _ in range(random.randrange(3))]
+    inner = [*beside, drawn_json(random, depth - 1)]
+    random.shuffle(inner)
+    return inner if random.random() < 0.5 else {f'[{i}"': value for i, value in enumerate(inner)}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_json_is_read_down_to_the_depth_that_is_stated_and_no_further(seed):
+    random = Random(seed)
+    for depth in (1, 5, DEEPEST - 1, DEEPEST):
+        value = drawn_json(random, depth)
+        assert parse_json(json.dumps(value).encode(), "here", "JSON") == value
+    with pytest.raises(DataError, match=f"here: expected JSON, got .* more than {DEEPEST} deep"):
+        parse_json(json.dumps(drawn_json(random, DEEPEST + 1)).encode(), "here", "JSON")
+
+
+def test_a_file_larger_than_is_stated_is_not_read(tmp_path):
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(2**40)  # which takes no room on most disks
+    with pytest.raises(DataError, match=r"a\.json: expected boxes in at most 2,147,483,648 bytes"):
+        read_json(tmp_path / "a.json", "boxes")
+    (tmp_path / "b.json").write_text("[1, 2]")
+    assert read_json(tmp_path / "b.json", "boxes", 6) == [1, 2]
+    with pytest.raises(DataError, match="at most 5 bytes, got 6"):
+        read_json(tmp_path / "b.json", "boxes", 5)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")

@@ -1,10 +1,12 @@
 import json
 import pickle
+import random
 
 import pytest
 
 from tests.data.samples import (
     ANNOTATIONS,
+    HOSTILE,
     PHOTOS,
     annotation,
     needs_annotations,
@@ -14,9 +16,10 @@ from tests.data.samples import (
     small_set,
     write_set,
 )
+from vg_utils.data.coco_boxes import corners, corners_of_many
 from vg_utils.data.examples import AbsentPhrase, BadRecord, DataError, Report
 from vg_utils.data.images import load_image
-from vg_utils.data.refer import corners, load_refer
+from vg_utils.data.refer import load_refer
 from vg_utils.data.refer_files import count_splits, leakage, read_refs, write_refer
 
 
@@ -319,6 +322,25 @@ def test_corners():
     assert corners([1, 2, 3, 4], (10, 10), "here") == (1.0, 2.0, 4.0, 6.0)
     with pytest.raises(BadRecord, match=r"^here: .*inside the 10x10 image"):
         corners([1, 2, 30, 4], (10, 10), "here")
+
+
+def test_corners_of_many_are_those_of_each():
+    """But for boxes with a fault, or that are cut, which are left to `corners`."""
+    draw, sides = random.Random(0), (-1, -0.5, 0, 0.25, 1, 2, 5.5, 9.5, 10, 10.25, 12, 30, float("nan"), 1e10)
+    boxes = [[draw.choice(sides) for _ in range(4)] for _ in range(5000)]
+    sizes = [(draw.choice((1, 10, 11)), draw.choice((1, 10, 11))) for _ in boxes]
+    found = corners_of_many([{"bbox": box} for box in boxes], sizes)
+    for box, size, many in zip(boxes, sizes, found, strict=True):
+        try:
+            one = corners(box, size, "here")
+        except BadRecord:
+            one = None
+        x, y, width, height = box
+        is_cut = not (x >= 0 and y >= 0 and x + width <= size[0] and y + height <= size[1])
+        assert many == (None if is_cut or max(x + width, y + height) <= 1 else one)
+    assert sum(box is not None for box in found) > 40
+    for hostile in HOSTILE:
+        assert corners_of_many([{"bbox": [1, 2, 3, 4]}, {"bbox": hostile}], [(10, 10)] * 2)[1] is None
 
 
 # ---- the pickle ----

@@ -17,7 +17,7 @@ from tests.tuning.tune_jobs import open_study, search
 from vg_utils.config import ConfigError
 from vg_utils.tuning import search as tuning
 from vg_utils.tuning.report import count_trials
-from vg_utils.tuning.storage import Storage
+from vg_utils.tuning.storage import MAX_RETRIES, Storage
 
 
 @pytest.fixture
@@ -82,6 +82,39 @@ def test_a_full_disk_ends_the_search_and_it_goes_on_once_there_is_room(quick, tm
     monkeypatch.setattr(tuning, "fit", tune_jobs.quick_fit)
     study = search(quick, tmp_path / "a", 5)
     assert count_trials(study) == {"finished": 5, "complete": 5, "pruned": 0, "failed": 0, "lost": 1}
+    assert outcomes(study) == outcomes(whole)
+
+
+@pytest.mark.parametrize("place", ["run", "journal", "both"])
+def test_a_disk_that_is_full_again_and_again_makes_no_trial_count(quick, tmp_path, monkeypatch, place):
+    """More often than a trial may kill its worker; in the end the same trials as on a large enough disk."""
+    whole, journal = search(quick, tmp_path / "whole", 4), tmp_path / "a" / "journal.log"
+    search(quick, tmp_path / "a", 2)
+    full, append = False, JournalFileBackend.append_logs
+
+    def fit(config, run_dir, **kwargs):
+        nonlocal full
+        full = True
+        if place != "journal":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return tune_jobs.quick_fit(config, run_dir, **kwargs)
+
+    def append_logs(self, logs):
+        if full and place != "run":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(self, logs)
+
+    times = MAX_RETRIES + 3
+    for number in range(times):
+        with monkeypatch.context() as patched:
+            patched.setattr(tuning, "fit", fit)
+            patched.setattr(JournalFileBackend, "append_logs", append_logs)
+            with pytest.raises(OSError, match="No space left"):
+                search(quick, tmp_path / "a", 4)
+        full = False
+        assert count_trials(open_study(str(journal)))["finished"] == 2, f"time {number}"
+    study = search(quick, tmp_path / "a", 4)
+    assert count_trials(study) == {"finished": 4, "complete": 4, "pruned": 0, "failed": 0, "lost": times}
     assert outcomes(study) == outcomes(whole)
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from vg_utils.data.examples import DataError
 from vg_utils.data.fetch import Entry, Fetcher, Picture, fetch_all, remove_temporary, verify
+from vg_utils.data.markers import check_root
 from vg_utils.data.records import WHOLE, checked, first_bytes, read_json
 from vg_utils.data.refer_files import (
     IMAGE_FOLDERS,
@@ -28,7 +29,7 @@ from vg_utils.data.refer_files import (
     read_refs,
     refs_file,
 )
-from vg_utils.files import write_atomically
+from vg_utils.files import check_room, write_atomically
 
 COCO_TRAIN2014 = "http://images.cocodataset.org/train2014"
 SOURCES = {  # dataset: its name on the hub, and the partition its rows belong to
@@ -38,6 +39,7 @@ SOURCES = {  # dataset: its name on the hub, and the partition its rows belong t
 }
 MANIFEST = "manifest.json"
 IMAGE_WITH_SIZE = {"id": WHOLE, "width": WHOLE, "height": WHOLE}
+LEAST_BYTES = 80_000  # an image, half of what COCO's have on average: less room is too little for sure
 _SAVE_EVERY = 500  # images between two writings of the manifest
 
 
@@ -104,11 +106,17 @@ def prepare_refcocog(
         limit: only the first so many images by image id, for a try.
 
     Raises:
-        DataError: an unknown data set, or annotations that cannot be had or read.
+        DataError: an unknown data set, a folder with other data, or annotations that cannot be had or read.
+        OSError: the folder cannot be written to, or its disk has too little room.
         DownloadError: no image could be had. If only some fail, they are in the summary and `failed.json`.
     """
     start = time.monotonic()
     root = Path(root)
+    if dataset not in SOURCES:
+        raise DataError(f"expected the data set {', '.join(SOURCES)}, got {dataset!r}")
+    if workers < 1:
+        raise DataError(f"workers: expected 1 or more, got {workers}")
+    check_root(root)
     pictures = _pictures(_annotations(root, dataset, source))[:limit]
     _mark(root)
     folder = root / IMAGE_FOLDERS[0]
@@ -118,6 +126,7 @@ def prepare_refcocog(
     manifest = _read_manifest(root / MANIFEST)
     already = _already_here(root, pictures, manifest, workers, progress)
     missing = [picture for picture in pictures if picture.name not in already]
+    check_room(folder, LEAST_BYTES * len(missing))
     for picture in missing:
         manifest.pop(picture.name, None)
     manifest |= already
@@ -157,8 +166,6 @@ def _mark(root: Path) -> None:
 
 def _annotations(root: Path, dataset: str, source: str | Path | None) -> Path:
     """The folder of the annotations, written from the hub if none are there."""
-    if dataset not in SOURCES:
-        raise DataError(f"expected the data set {', '.join(SOURCES)}, got {dataset!r}")
     hub_name, partition = SOURCES[dataset]
     try:
         folder = annotation_folder(root)

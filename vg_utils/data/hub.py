@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vg_utils.data.columnar import parquet_rows
 from vg_utils.data.examples import BadRecord, DataError, GroundingExample, Report, told
 from vg_utils.data.records import ANYTHING, BOX, TEXT, Record, check, parse_json, shown
-from vg_utils.data.refer import ANNOTATION, IMAGE, build_examples
+from vg_utils.data.refer import build_examples
 from vg_utils.data.refer_files import REF, write_refer
+from vg_utils.data.refer_index import ANNOTATION, IMAGE
 
 BOX_AGREEMENT_PX = 0.1  # both boxes come from the same numbers: only rounding may part them
 
@@ -80,23 +82,24 @@ def hub_to_refer(source: str | Path, root: str | Path, partition: str = "umd") -
     return write_refer(root, partition, instances, refs)
 
 
-def _parquet_files(folder: Path) -> list[str]:
-    return sorted(str(path) for place in (folder, folder / "data") for path in place.glob("*.parquet"))
+def _parquet_files(folder: Path) -> list[Path]:
+    return sorted(path for place in (folder, folder / "data") for path in place.glob("*.parquet"))
 
 
 def _rows(source: str | Path) -> Iterator[Record]:
     """The rows of all divisions, as dicts."""
-    import datasets  # late: it takes seconds to import, and own data does not need it
-
     files = _parquet_files(Path(source))
     if not files and Path(source).is_dir():
         raise DataError(f"{source}: expected parquet files in it or in its data/, found none")
+    for file in files:  # what lies here already needs no second copy in a cache
+        for rows in parquet_rows(file):
+            yield from rows
+    if files:
+        return
+    import datasets  # late: it takes seconds to import, and own data does not need it
+
     try:
-        if files:  # streamed: what lies here already needs no second copy in a cache
-            divisions = [datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)]
-        else:
-            divisions = list(datasets.load_dataset(str(source)).values())
-        for division in divisions:
+        for division in datasets.load_dataset(str(source)).values():
             yield from division
     except Exception as error:  # the hub's clients raise errors of many libraries
         raise DataError(_ways_out(source, error)) from error
@@ -167,7 +170,7 @@ def _parts(row: Record, where: str) -> tuple[Record, Record]:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return parse_json(text, where, f"a JSON object, not {shown(text)}")
+        return parse_json(text.encode(), where, f"a JSON object, not {shown(text)}")
     except DataError as error:
         raise BadRecord("not JSON", str(error)) from error
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from struct import Struct
 from typing import IO, TYPE_CHECKING, Union
 
 import numpy as np
@@ -29,6 +30,9 @@ ImageSource = Union[Path, str, Image.Image, np.ndarray, "Tensor", IO[bytes]]
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # read and written
 LARGEST_DOWNLOAD = 64 * 2**20  # bytes of an image behind an address
 HEAD_BYTES = 4096  # enough for the header of most files
+_SEGMENT, _SIDES, _CHUNK = Struct(">BBH"), Struct(">HH"), Struct(">I4sII")  # of JPEG, JPEG, PNG
+_OF_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers of JPEG beside the image's sides
+_READ_AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -121,7 +125,7 @@ def image_size(path: Path | str) -> tuple[int, int]:
 def _head(path: Path | str) -> bytes:
     """The first bytes of a file; none where they cannot be had at once."""
     try:
-        file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        file = os.open(path, _READ_AT_ONCE)
     except (OSError, ValueError):
         return b""
     try:
@@ -137,28 +141,39 @@ def plain_size(head: bytes) -> tuple[int, int] | None:
 
     None where these do not tell: another format, notes that may turn the image, or a header that is longer.
     """
-    at = 2 if head.startswith(b"\xff\xd8\xff") else 8 if head.startswith(b"\x89PNG\r\n\x1a\n") else len(head)
-    size_wh = None
+    if head.startswith(b"\xff\xd8\xff"):
+        return _jpeg_size(head)
+    return _png_size(head) if head.startswith(b"\x89PNG\r\n\x1a\n") else None
+
+
+def _jpeg_size(head: bytes) -> tuple[int, int] | None:
+    """By its segments, of a marker, a length that counts itself, and content."""
+    at, size_wh = 2, None
     while at + 12 <= len(head):
-        if head[0] == 0xFF:  # JPEG: segments of a marker, a length that counts itself, and content
-            marker, start, length = head[at + 1], at + 4, int.from_bytes(head[at + 2 : at + 4])
-            if head[at] != 0xFF or marker in (0xE1, 0xFF):  # E1: EXIF and XMP
-                return None
-            if marker == 0xDA:  # the pixels begin
-                return size_wh
-            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-                height, width = head[start + 1 : start + 3], head[start + 3 : start + 5]
-                size_wh = int.from_bytes(width), int.from_bytes(height)
-            at += 2 + length
-        else:  # PNG: chunks of a length, a name, content and a checksum
-            length, name, start = int.from_bytes(head[at : at + 4]), head[at + 4 : at + 8], at + 8
-            if name in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
-                return None
-            if name == b"IDAT":
-                return size_wh
-            if name == b"IHDR":
-                size_wh = int.from_bytes(head[start : start + 4]), int.from_bytes(head[start + 4 : start + 8])
-            at += 12 + length
+        start, marker, length = _SEGMENT.unpack_from(head, at)
+        if start != 0xFF or marker in (0xE1, 0xFF):  # E1: EXIF and XMP
+            return None
+        if marker == 0xDA:  # the pixels begin
+            return size_wh
+        if marker in _OF_FRAMES:
+            height, width = _SIDES.unpack_from(head, at + 5)
+            size_wh = width, height
+        at += 2 + length
+    return None
+
+
+def _png_size(head: bytes) -> tuple[int, int] | None:
+    """By its chunks, of a length, a name, content and a checksum."""
+    at, size_wh = 8, None
+    while at + 16 <= len(head):
+        length, name, *sides = _CHUNK.unpack_from(head, at)
+        if name in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+            return None
+        if name == b"IDAT":
+            return size_wh
+        if name == b"IHDR":
+            size_wh = tuple(sides)
+        at += 12 + length
     return None
 
 

@@ -10,6 +10,7 @@ viewer shows it (see `images.py`). `category` may stand beside `text`, and besid
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -34,14 +35,14 @@ from vg_utils.data.examples import (
     told,
 )
 from vg_utils.data.images import image_size
-from vg_utils.data.records import BOX, LIST, TEXT, Kind, Record, check, parse_json, read_bytes, shown
+from vg_utils.data.records import BOX, LIST, TEXT, Kind, Record, all_fit, check, parse_json, read_bytes, shown
 from vg_utils.data.splits import divide, sharing
 from vg_utils.data.text import clean_text
 from vg_utils.files import write_atomically
 
 EVERY = "all"  # the split of every line of a file
 HELD_OUT = ("val", "test", "testA", "testB")
-WORDS = Kind("words", lambda value: TEXT.fits(value) and bool(clean_text(value)))
+WORDS = Kind("words", TEXT.fits)  # and some of them: what is left of it is seen when it is cleaned
 TEXT_OR_NULL = Kind("text", lambda value: value is None or TEXT.fits(value))
 LINE, OF_LINE = {"image": TEXT, "expressions": LIST}, {"split": TEXT_OR_NULL, "absent": LIST}
 EXPRESSION, OF_EXPRESSION = {"text": WORDS, "box_xyxy": BOX}, {"category": TEXT_OR_NULL}
@@ -79,7 +80,9 @@ def load_jsonl(
     with told(report, file, split) as report:
         lines = _lines(file, strict, report)
         own = lines if path.is_dir() else lines_of(split, lines, file, report)
-        reader = _Reader(file.parent, strict, report)
+        expressions = [one for line in own for one in line.record["expressions"]]
+        fit = all_fit(expressions, EXPRESSION, OF_EXPRESSION)
+        reader = _Reader(file.parent, strict, report, fit)
         examples = [example for line in own if (example := reader.example(line)) is not None]
         if path.is_dir():
             others = {other.stem: _images_in(other) for other in path.glob("*.jsonl") if other != file}
@@ -146,13 +149,14 @@ def _lines(file: Path, strict: bool, report: Report) -> list[Line]:
     """The lines that are not blank and hold a record."""
     what, lines = "a text file of JSON lines", []
     try:
-        text = read_bytes(file, what).decode("utf-8-sig")  # some editors begin a file with a byte order mark
+        content = read_bytes(file, what).removeprefix(codecs.BOM_UTF8)  # with which some editors begin a file
+        content.decode()
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: expected {what}, got: {error}") from error
     # Not splitlines(): it would also break lines at characters that may stand inside a JSON string.
     name, image_id = str(file), 0
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line or line.isspace():
             continue
         where = f"{name}, line {number}"
         try:
@@ -169,8 +173,9 @@ def _lines(file: Path, strict: bool, report: Report) -> list[Line]:
 class _Reader:
     """Turns lines into examples and keeps the running ids."""
 
-    def __init__(self, folder: Path, strict: bool, report: Report):
+    def __init__(self, folder: Path, strict: bool, report: Report, expressions_fit: bool):
         self._folder, self._strict, self._report = folder, strict, report
+        self._expressions_fit = expressions_fit  # asked of all at once: one by one takes far longer
         self._ref_ids, self._sent_ids = count(), count()
         self._size_wh = lru_cache(maxsize=None)(image_size)  # of one image on many lines only once
 
@@ -182,26 +187,31 @@ class _Reader:
         except BadRecord as error:
             self._report.handle(error, self._strict)
             return None
-        parsed = []
+        expressions: list[Expression] = []
+        ref_of: dict[Box, int] = {}
+        category_of: dict[Box, str] = {}
         for number, expression in enumerate(record["expressions"], start=1):
             try:
-                parsed.append(_expression(expression, size_wh, f"{where}, expression {number}"))
+                text, box, category = self._expression(expression, size_wh, f"{where}, expression {number}")
             except BadRecord as error:
                 self._report.handle(error, self._strict)
+                continue
+            if box not in ref_of:
+                ref_of[box] = next(self._ref_ids)
+            category_of[box] = category
+            expressions.append(Expression(text, box, next(self._sent_ids), ref_of[box], category))
         if not record["expressions"]:
             message = f"{where}: expected at least one expression, got none"
             self._report.handle(BadRecord("no expression", message), self._strict)
-        if not parsed:
+        if not expressions:
             return None
-        category_of = {box: category for _, box, category in parsed}
-        ref_of = {box: next(self._ref_ids) for box in category_of}
-        expressions = tuple(
-            Expression(text, box, next(self._sent_ids), ref_of[box], category)
-            for text, box, category in parsed
-        )
-        absent = tuple(AbsentPhrase(text, next(self._sent_ids)) for text in self._absent(record, where))
+        absent = ()
+        if "absent" in record:
+            absent = tuple(AbsentPhrase(text, next(self._sent_ids)) for text in self._absent(record, where))
         boxes, categories = tuple(category_of), tuple(category_of.values())
-        return GroundingExample(picture, line.image_id, expressions, size_wh, boxes, categories, absent)
+        return GroundingExample(
+            picture, line.image_id, tuple(expressions), size_wh, boxes, categories, absent
+        )
 
     def _picture(self, name: str, where: str) -> tuple[Path, tuple[int, int]]:
         """The image's path, and its size from its header: the pixels stay unread."""
@@ -214,20 +224,23 @@ class _Reader:
             raise BadRecord("image not readable", f"{where}: expected the image {error}") from error
 
     def _absent(self, record: Record, where: str) -> Iterable[str]:
-        """The phrases that fit nothing in the image, of a line that may name none."""
-        for text in record.get("absent", ()):
-            if WORDS.fits(text):
-                yield clean_text(text)
+        """The phrases that fit nothing in the image, of a line that names some."""
+        for text in record["absent"]:
+            if TEXT.fits(text) and (cleaned := clean_text(text)):
+                yield cleaned
             else:
                 message = f"{where}: expected a list of phrases under 'absent', got {shown(text)} in it"
                 self._report.handle(BadRecord("absent is not words", message), self._strict)
 
-
-def _expression(record: Any, size_wh: tuple[int, int], where: str) -> tuple[str, Box, str]:
-    """Text, box (corners, pixels) and category of one expression."""
-    check(record, EXPRESSION, where, OF_EXPRESSION)
-    box = fit_box(record["box_xyxy"], size_wh, where)
-    return clean_text(record["text"]), box, record.get("category") or "unknown"
+    def _expression(self, record: Any, size_wh: tuple[int, int], where: str) -> tuple[str, Box, str]:
+        """Text, box (corners, pixels) and category of one expression."""
+        if not self._expressions_fit:
+            check(record, EXPRESSION, where, OF_EXPRESSION)
+        text = clean_text(record["text"])
+        if not text:
+            message = f"{where}: expected words under 'text', got {shown(record['text'])}"
+            raise BadRecord("text is not words", message)
+        return text, fit_box(record["box_xyxy"], size_wh, where), record.get("category") or "unknown"
 
 
 def write_jsonl(path: str | Path, examples: Iterable[GroundingExample]) -> None:

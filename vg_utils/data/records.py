@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,12 @@ from vg_utils.data.examples import LARGEST_PX, BadRecord, DataError, Report, one
 Record = dict[str, Any]
 
 SHOWN = 100  # characters of a value in a message
+LARGEST_BYTES = 2 * 2**30  # of a file of annotations: the largest that people publish have one GB and a half
+LARGEST_SETTINGS = 16 * 2**20  # of a file of settings
+DEEPEST = 400  # lists and objects in each other
+_ESCAPED, _STRING = re.compile(rb"\\.", re.DOTALL), re.compile(rb'"[^"]*"?')
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
 _MISSING = object()
 
 
@@ -93,11 +100,6 @@ def check(record: Any, fields: Fields, where: str, optional: Fields | None = Non
         raise BadRecord(fault[0], f"{where}: {fault[1]}")
 
 
-def require_keys(record: Any, keys: Iterable[str], where: str) -> None:
-    """Raise a BadRecord unless the record is a dict with these keys, whatever is under them."""
-    check(record, dict.fromkeys(keys, ANYTHING), where)
-
-
 def checked(
     records: Iterable[Any],
     fields: Fields,
@@ -157,12 +159,17 @@ def shown(value: Any) -> str:
         return f"a value of type {type(value).__name__} that cannot be printed"
 
 
-def read_bytes(path: Path, what: str) -> bytes:
-    """A file's content; `what` names it in the error if it is missing, no regular file or unreadable."""
+def read_bytes(path: Path, what: str, most: int = LARGEST_BYTES) -> bytes:
+    """A file's content; `what` names it in the error if it is missing, unreadable or no regular file.
+
+    So it is in the error if the file has more than `most` bytes.
+    """
     if not path.is_file():  # a pipe or a device would never end
         found = "something that is no regular file" if path.exists() else "no such file"
         raise DataError(f"{path}: expected {what}, found {found}")
     try:
+        if (size := path.stat().st_size) > most:
+            raise DataError(f"{path}: expected {what} in at most {most:,} bytes, got {size:,}")
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: expected {what}, got: {error.strerror or error}") from error
@@ -174,17 +181,42 @@ def first_bytes(path: Path, count: int) -> bytes:
         return file.read(count)
 
 
-def parse_json(text: str | bytes, where: str, what: str) -> Any:
-    """The value of a JSON text. Raises a DataError, also where it is nested too deep to be read."""
+def parse_json(text: bytes, where: str, what: str) -> Any:
+    """The value of a JSON text, which everything from outside is read with.
+
+    Raises:
+        DataError: it is no JSON, or is nested deeper than `DEEPEST`.
+    """
+    if _is_deep(text):
+        raise DataError(f"{where}: expected {what}, got lists or objects nested more than {DEEPEST} deep")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: expected {what}, got: {error}") from error
 
 
-def read_json(path: Path, what: str) -> Any:
-    """The value in a JSON file; `what` names it in errors."""
-    return parse_json(read_bytes(path, what), str(path), what)
+def _is_deep(text: bytes) -> bool:
+    """Whether it is nested deeper than `DEEPEST`, told from the brackets alone, before anything is built.
+
+    Python's own limit is another one in each version, and what it lets pass may be too deep for who walks
+    the value afterwards.
+    """
+    if text.count(b"[") + text.count(b"{") <= DEEPEST:  # of a line, say
+        return False
+    if b"\\" in text:
+        text = _ESCAPED.sub(b"", text)
+    brackets = text.translate(_ONE_KIND, _NO_BRACKETS).replace(b'""', b"")  # most texts have no brackets
+    brackets = _STRING.sub(b"", brackets)
+    for _ in range(DEEPEST):  # the innermost go
+        inner, brackets = len(brackets), brackets.replace(b"[]", b"")
+        if len(brackets) == inner:
+            return False
+    return bool(brackets)
+
+
+def read_json(path: Path, what: str, most: int = LARGEST_BYTES) -> Any:
+    """The value in a JSON file; `what` names it in errors, `most` are the bytes that it may have."""
+    return parse_json(read_bytes(path, what, most), str(path), what)
 
 
 @contextmanager

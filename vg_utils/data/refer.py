@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vg_utils.data.coco_boxes import corners
 from vg_utils.data.examples import (
     AbsentPhrase,
     BadRecord,
@@ -25,11 +26,10 @@ from vg_utils.data.examples import (
     Expression,
     GroundingExample,
     Report,
-    fit_box,
     told,
 )
 from vg_utils.data.grefcoco import by_targets
-from vg_utils.data.records import BOX, TEXT, WHOLE, Fields, Record, all_fit, checked, shown
+from vg_utils.data.records import TEXT, WHOLE, Record, all_fit, checked, shown
 from vg_utils.data.refer_files import (
     IMAGE_FOLDERS,
     ImageFolders,
@@ -43,14 +43,12 @@ from vg_utils.data.refer_files import (
     refs_file,
     split_names,
 )
+from vg_utils.data.refer_index import Index, build_index, plain_boxes, size_of, without_duplicates
 from vg_utils.data.splits import sharing
 from vg_utils.data.text import clean_text
 
 UNKNOWN = "unknown"
 SENTENCE, OF_SENTENCE = {"sent_id": WHOLE, "sent": TEXT}, {"family": TEXT}  # RefScenes' files know the family
-ANNOTATION = {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE}  # its box is checked where it is needed
-CATEGORY = {"id": WHOLE, "name": TEXT}
-IMAGE, OF_IMAGE = {"id": WHOLE}, {"file_name": TEXT}
 
 
 def load_refer(
@@ -96,18 +94,6 @@ def load_refer(
         )
 
 
-@dataclass(frozen=True)
-class _Index:
-    """The annotations by id and by image: every look-up below is one step."""
-
-    images: dict[int, Record]
-    annotations: dict[int, Record]
-    of_image: dict[int, list[Record]]
-    categories: dict[int, str]
-    referred: set[int]
-    lists_all_objects: bool
-
-
 def build_examples(
     instances: Record,
     refs: Sequence[Record],
@@ -132,38 +118,26 @@ def build_examples(
         strict, require_images, report: see `load_refer`.
     """
     by_image: dict[int, list[Record]] = defaultdict(list)
-    for ref in _without_duplicates(refs, "ref_id", source, strict, report):
+    for ref in without_duplicates(refs, "ref_id", source, strict, report):
         if ref["split"] == split:
             by_image[ref["image_id"]].append(ref)
     if not by_image:
         found = ", ".join(split_names(refs)) or "none"
         raise DataError(f"{source}: expected the split {split!r}, found: {found}")
 
-    index = _build_index(instances, refs, strict, report)
+    index = build_index(instances, refs, strict, report)
     fitting_nothing = _absent_by_image(absent, split, by_image, source, strict, report)
     images = ImageFolders(image_folders)
     sentences = [s for own in by_image.values() for ref in own for s in ref["sentences"]]
     sentences += [phrase for phrases in fitting_nothing.values() for phrase in phrases]
     fit = all_fit(sentences, SENTENCE, OF_SENTENCE)
+    boxes = plain_boxes(index, by_image)
     builder = _Builder(
-        index, fitting_nothing, images, image_folders, source, strict, require_images, report, fit
+        index, boxes, fitting_nothing, images, image_folders, source, strict, require_images, report, fit
     )
     examples = [builder.example(image_id, by_image[image_id]) for image_id in sorted(by_image)]
     report.notes += sharing(split, by_image.keys(), images_by_split(refs))
     return [example for example in examples if example is not None]
-
-
-def _without_duplicates(
-    records: Iterable[Record], key: str, where: str, strict: bool, report: Report
-) -> Iterator[Record]:
-    """The records whose `key` was not seen before."""
-    seen = set()
-    for record in records:
-        if record[key] in seen:
-            report.handle(BadRecord(f"duplicate {key}", f"{where}: {key} {record[key]} comes twice"), strict)
-            continue
-        seen.add(record[key])
-        yield record
 
 
 def _absent_by_image(
@@ -189,33 +163,12 @@ def _absent_by_image(
     return by_image
 
 
-def _build_index(instances: Record, refs: Sequence[Record], strict: bool, report: Report) -> _Index:
-    def by_id(kind: str, fields: Fields, optional: Fields | None = None) -> dict[int, Record]:
-        where = f"instances.json, {kind}"
-        records = checked(instances[kind], fields, where, strict, report, optional)
-        return {r["id"]: r for r in _without_duplicates(records, "id", where, strict, report)}
-
-    annotations = by_id("annotations", ANNOTATION)
-    of_image: dict[int, list[Record]] = defaultdict(list)
-    for annotation in annotations.values():
-        of_image[annotation["image_id"]].append(annotation)
-    categories = {i: record["name"] for i, record in by_id("categories", CATEGORY).items()}
-    # Files made from the hub, or cut to a few images, list only objects that somebody refers to. Counting
-    # their neighbours would call a crowded image empty, so such files leave the number of distractors open.
-    info = instances.get("info")
-    referred = {ref["ann_id"] for ref in refs}
-    lists_all = info.get("lists_all_objects") if isinstance(info, dict) else None
-    if not isinstance(lists_all, bool):
-        lists_all = any(i not in referred for i in annotations)
-    images = by_id("images", IMAGE, OF_IMAGE)
-    return _Index(images, annotations, of_image, categories, referred, lists_all)
-
-
 @dataclass
 class _Builder:
     """Turns the references of one image into an example; faults go to `report`, or up when strict."""
 
-    index: _Index
+    index: Index
+    plain_boxes: dict[int, Box]
     absent: dict[int, list[Record]]
     images: ImageFolders
     image_folders: Sequence[Path]
@@ -257,9 +210,9 @@ class _Builder:
         record = self.index.images.get(image_id)
         if record is None:
             raise BadRecord("image without a record", f"{where}: expected its record in instances.json")
-        size_wh = (record.get("width"), record.get("height"))
-        if not all(WHOLE.fits(side) and side > 0 for side in size_wh):
-            message = f"{where}: expected whole numbers of pixels as width and height, got {shown(size_wh)}"
+        if size_of(record) is None:
+            found = shown((record.get("width"), record.get("height")))
+            message = f"{where}: expected whole numbers of pixels as width and height, got {found}"
             raise BadRecord("image without a size", message)
         return record
 
@@ -276,6 +229,9 @@ class _Builder:
         """The boxes of an image's objects by annotation, and the faults of those without a usable one."""
         boxes, faults = {}, {}
         for annotation in self.index.of_image.get(image_id, ()):
+            if (box := self.plain_boxes.get(annotation["id"])) is not None:
+                boxes[annotation["id"]] = box
+                continue
             where = f"instances.json, image {image_id}, annotation {annotation['id']}"
             try:
                 boxes[annotation["id"]] = corners(annotation.get("bbox"), size_wh, where)
@@ -332,17 +288,3 @@ class _Builder:
             return None
         others = self.index.of_image[annotation["image_id"]]
         return sum(other["category_id"] == annotation["category_id"] for other in others) - 1
-
-
-def corners(bbox_xywh: Any, size_wh: tuple[int, int], where: str) -> Box:
-    """COCO's box (x, y, width, height) as corners (x1, y1, x2, y2), all in pixels, cut to the image.
-
-    The one place where annotations change format.
-
-    Raises:
-        BadRecord: not four finite numbers, or as `examples.fit_box` says.
-    """
-    if not BOX.fits(bbox_xywh):
-        raise BadRecord("not a box", f"{where}: expected x, y, width, height, got {shown(bbox_xywh)}")
-    x, y, width, height = bbox_xywh
-    return fit_box((x, y, x + width, y + height), size_wh, where)

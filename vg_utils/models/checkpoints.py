@@ -23,6 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vg_utils.config import Config, ConfigError, set_fields
+from vg_utils.data.examples import DataError
+from vg_utils.data.records import parse_json
 from vg_utils.files import disk_errors, write_atomically
 from vg_utils.models import build_model
 from vg_utils.models.backbones import WeightsError
@@ -289,10 +291,13 @@ def _read_fingerprints(path: Path, key: str = "fingerprints") -> dict[str, str]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            prints = json.loads((file.metadata() or {}).get(key, "{}"))
+            text = (file.metadata() or {}).get(key, "{}")
+        prints = parse_json(text.encode(), f"{path}, {key}", "an object")
     except FileNotFoundError:
         raise CheckpointError(f"{path}: expected weights, found no such file") from None
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+    except DataError as error:
+        raise CheckpointError(str(error)) from None
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: expected a safetensors file, got: {str(error)[:200]}") from None
     if not isinstance(prints, dict) or not all(isinstance(value, str) for value in prints.values()):
         raise CheckpointError(f"{path}: {key}: expected a text for each backbone, got {str(prints)[:80]}")

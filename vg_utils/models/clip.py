@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from vg_utils.config import ClipConfig, ConfigError
+from vg_utils.data.records import LARGEST_SETTINGS, read_json
 from vg_utils.models.backbones import Backbone, TextFeatures, WeightsError, normalise, ways_out
 from vg_utils.models.finetuning import Tower, set_tuning
 from vg_utils.models.shipped import load_shipped
@@ -203,7 +203,8 @@ def _of_folder(folder: Path) -> str:
     """
     if (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file():
         raise ValueError(OF_TRANSFORMERS)
-    described = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+    described = read_json(folder / "open_clip_config.json", "open_clip's settings", LARGEST_SETTINGS)
+    described = described["model_cfg"]
     parts = (described, described["vision_cfg"], described["text_cfg"])
     others = sorted(key for part in parts for key in part if key.startswith(("hf_", "timm_")))
     if others:

@@ -8,7 +8,6 @@ shows. A scene depends on (seed, split, index) alone: not on the batch, nor on t
 from __future__ import annotations
 
 import io
-import json
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -25,8 +24,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vg_utils.data.examples import DataError
+from vg_utils.data.markers import REFSCENES, check_begun, read_marker, write_marker
+from vg_utils.data.records import WHOLE, Kind, check
 from vg_utils.data.refer_files import picture_name, write_refer
-from vg_utils.files import write_atomically
+from vg_utils.files import check_room, write_atomically
 from vg_utils.processes import end_with_parent
 from vg_utils.refscenes.grammar import ATTRIBUTES, Facts
 from vg_utils.refscenes.near_misses import write_absent
@@ -37,8 +38,12 @@ from vg_utils.refscenes.scene_records import Records
 
 VERSION = 2  # raise it whenever the same seed gives other images or sentences
 SPLITS = ("train", "val", "test", "novel")
-MARKER = "refscenes.json"  # in a folder of RefScenes: the numbers that it is made with
+COUNTS = Kind(
+    "whole numbers by split", lambda value: isinstance(value, dict) and all(map(WHOLE.fits, value.values()))
+)
+NUMBERS = {"images": WHOLE, "size": WHOLE, "seed": WHOLE, "counts": COUNTS}  # of a marker
 JPEG_QUALITY = 92
+LEAST_BYTES = 30  # of an image, for each pixel of its side: of 64 pixels 2.2 KB, of 512 31 KB
 BATCH_ON_CPU, BATCH_ON_GPU = 8, 128  # scenes that are drawn together
 FEW_ON_CPU = 400  # fewer images are drawn before the processes have started
 FEW_PICTURES = 5_000  # are drawn before processes have started
@@ -164,15 +169,16 @@ def write_scenes(
         raise DataError(f"expected counts of {others}, each 1 or more, besides images={images}, got {counts}")
     made_with = {"images": images, "size": size, "seed": seed, "version": VERSION}
     made_with |= {"counts": counts} if counts != fifths else {}
-    marker = root / MARKER
-    check_folder(root, marker, made_with)
+    check_begun(root, REFSCENES, made_with)
+    if not (root / REFSCENES).exists():
+        check_room(root, LEAST_BYTES * size * sum(counts.values()))
     if (root / "annotations" / "instances.json").is_file():  # written last
         return root
     for folder in (root, root / "annotations", root / "images"):
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob(".*.part"):  # of a run that was killed while it wrote
             left_over.unlink()
-    write_atomically(marker, json.dumps(made_with).encode())
+    write_marker(root / REFSCENES, made_with)
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     info = {
@@ -199,25 +205,11 @@ def numbers_of(root: Path) -> dict | None:
     Raises:
         DataError: a marker that is damaged.
     """
-    marker = Path(root) / MARKER
-    if not marker.is_file():
+    found = read_marker(Path(root) / REFSCENES)
+    if found is None:
         return None
-    try:
-        found = json.loads(marker.read_text())
-        return {name: found[name] for name in ("images", "size", "seed", "counts") if name in found}
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{marker}: expected the numbers of RefScenes as JSON, got: {error}") from None
-
-
-def check_folder(root: Path, marker: Path, made_with: dict) -> None:
-    """Raise a DataError if the folder holds something else than RefScenes with these numbers."""
-    ways_out = "choose another folder, or remove this one to make it anew"
-    if marker.is_file():
-        found = json.loads(marker.read_text())
-        if found != made_with:
-            raise DataError(f"{root}: expected RefScenes made with {made_with}, found {found}; {ways_out}")
-    elif any((root / "annotations").glob("*")) or any((root / "images").glob("*")):
-        raise DataError(f"{root}: expected a folder without data, found annotations or images; {ways_out}")
+    check(found, {}, str(Path(root) / REFSCENES), NUMBERS)
+    return {name: found[name] for name in NUMBERS if name in found}
 
 
 def processes_of_a_program(pictures: int) -> int | None:

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from vg_utils.config import ConfigError
 from vg_utils.data.batches import Batch, GroundingDataset, GroundingLoader, make_loader, whole_batch_loader
 from vg_utils.data.examples import DataError
+from vg_utils.data.records import LARGEST_SETTINGS, read_json
 from vg_utils.files import check_folder, sweep, write_atomically
 from vg_utils.models.base import Features, GroundingModel
 from vg_utils.models.fingerprints import fingerprint
@@ -155,7 +156,7 @@ def is_intact(path: Path) -> bool:
     if not path.exists() or not _sidecar(path).exists():
         return False
     try:
-        checksum = json.loads(_sidecar(path).read_text())
+        checksum = read_json(_sidecar(path), "a checksum", LARGEST_SETTINGS)
         if path.stat().st_size != checksum["bytes"] or _sha256(path) != checksum["sha256"]:
             raise ValueError("checksum differs")
         torch.load(path, weights_only=True, mmap=True)  # refuses what is not tensors and plain data

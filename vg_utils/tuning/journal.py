@@ -5,7 +5,6 @@ Optuna appends JSON lines, and can read none any more once one of them is torn.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 from optuna.storages.journal import JournalFileBackend
 
 from vg_utils.config import ConfigError
+from vg_utils.data.examples import DataError
+from vg_utils.data.records import parse_json
 from vg_utils.files import file_lock, write_atomically
 
 
@@ -68,8 +69,8 @@ def mend(path: Path) -> None:
 
 def _is_entry(line: bytes) -> bool:
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
+        entry = parse_json(line, "journal", "an entry")
+    except DataError:
         return False
     return isinstance(entry, dict) and isinstance(entry.get("op_code"), int)
 

@@ -25,7 +25,7 @@ import re
 import time
 import traceback
 import warnings
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from tqdm.auto import tqdm
 
 from vg_utils.config import Config, ConfigError, first_difference, set_fields
 from vg_utils.data import GroundingExample, Report, load_examples
-from vg_utils.files import check_folder, file_lock, write_atomically
+from vg_utils.files import check_folder, disk_errors, file_lock, write_atomically
 from vg_utils.models import build_model
 from vg_utils.models.checkpoints import drop_resumable
 from vg_utils.training.claims import plain, read_by
@@ -110,7 +110,7 @@ def tune(
                 return None
             return write_report(worker.study, config, out, progress)
     finally:
-        worker.storage.close()
+        worker.storage.close(disk_full=worker.disk_error is not None)
 
 
 class Worker:
@@ -181,10 +181,20 @@ class Worker:
 
         def objective(trial: Trial) -> float | tuple[float, float]:
             numbers.append(trial.number)
-            return self._objective(trial, claim)
+            try:
+                return self._objective(trial, claim)
+            except OSError as error:
+                if error.errno in DISK_ERRORS:  # not of what was tried, which will be tried again
+                    self.disk_error = error
+                    with suppress(OSError):
+                        trial.set_user_attr("disk_full", True)
+                raise
 
         try:
-            self.study.optimize(objective, n_trials=1, catch=(Exception,))
+            with disk_errors():  # of a journal that cannot be written, Optuna makes an AssertionError
+                self.study.optimize(objective, n_trials=1, catch=(Exception,))
+        except OSError as error:
+            self.disk_error = error
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
             # Silent for too long (a laptop asleep), given up for dead, and queued again: not ours any more.
             if not numbers or not self._trial(numbers[0]).state.is_finished():
@@ -227,11 +237,9 @@ class Worker:
         except optuna.TrialPruned:
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                self.disk_error = error  # not of what was tried, which will be tried again
-                raise
-            write_atomically(run_dir / "error.txt", traceback.format_exc().encode())
-            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+            if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
+                trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+                write_atomically(run_dir / "error.txt", traceback.format_exc().encode())
             raise
         finally:
             trial.set_user_attr("curve", curve)

@@ -110,11 +110,19 @@ class Storage:
             file.close()
         return file is not None
 
-    def close(self) -> None:
-        """Say that this worker has left."""
+    def met_full_disk(self, trial: FrozenTrial) -> bool:
+        """Whether a trial's worker left because of a full disk, on which it could not write so."""
+        worker = trial.user_attrs.get("worker")
+        return self.is_journal and worker is not None and self._full_file(worker).exists()
+
+    def close(self, disk_full: bool = False) -> None:
+        """Say that this worker has left, and if it was for a full disk: a renamed file takes no room."""
         self._left.set()
         if self._presence is not None:
-            self._presence_file(self.worker).unlink(missing_ok=True)
+            file = self._presence_file(self.worker)
+            if disk_full:
+                file.replace(self._full_file(self.worker))
+            file.unlink(missing_ok=True)
             self._presence.close()
             self._presence = None
 
@@ -125,6 +133,9 @@ class Storage:
 
     def _presence_file(self, worker: str) -> Path:
         return self.file.with_name(f".{self.file.name}.workers") / worker.replace(":", "-")
+
+    def _full_file(self, worker: str) -> Path:
+        return self._presence_file(f"{worker}:full")
 
 
 def give_back_dead_trials(study: optuna.Study, storage: Storage) -> list[int]:
@@ -139,6 +150,8 @@ def give_back_dead_trials(study: optuna.Study, storage: Storage) -> list[int]:
     optuna.storages.fail_stale_trials(study)  # by heartbeat; does nothing for a journal
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if storage.is_dead(trial):
+            if storage.met_full_disk(trial):
+                storage.optuna.set_trial_user_attr(trial._trial_id, "disk_full", True)
             study.tell(trial.number, state=TrialState.FAIL)
     trials = study.get_trials(deepcopy=False)
     retried = {number for trial in trials for number in trial.user_attrs.get("retry_of", [])}
@@ -147,18 +160,25 @@ def give_back_dead_trials(study: optuna.Study, storage: Storage) -> list[int]:
         if is_lost(trial) and trial.number not in retried:
             parameters = trial.system_attrs.get("fixed_params", {}) | trial.params
             history = [*trial.user_attrs.get("retry_of", []), trial.number]
-            study.enqueue_trial(parameters, user_attrs={"retry_of": history})
+            deaths = trial.user_attrs.get("deaths", 0) + _killed_its_worker(trial)
+            study.enqueue_trial(parameters, user_attrs={"retry_of": history, "deaths": deaths})
             queued.append(trial.number)
     return queued
 
 
 def is_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial ended because its worker did, not because of what it tried, and is tried again."""
-    return (
-        trial.state == TrialState.FAIL
-        and "error" not in trial.user_attrs
-        and len(trial.user_attrs.get("retry_of", [])) < MAX_RETRIES
-    )
+    """Whether a trial ended because its worker or its disk did, not because of what it tried.
+
+    It is tried again: without end where the disk was full, else as long as it may not be what kills workers.
+    """
+    if trial.state != TrialState.FAIL or "error" in trial.user_attrs:
+        return False
+    return not _killed_its_worker(trial) or trial.user_attrs.get("deaths", 0) < MAX_RETRIES
+
+
+def _killed_its_worker(trial: FrozenTrial) -> bool:
+    """Whether a lost trial may be why its worker died: it had begun, and its disk was not full."""
+    return "worker" in trial.user_attrs and "disk_full" not in trial.user_attrs
 
 
 def is_finished(trial: FrozenTrial) -> bool:

@@ -1,5 +1,6 @@
 """The data set on disk: layout, determinism, what is refused."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -8,12 +9,19 @@ import pytest
 from PIL import Image
 
 from tests.data.phrases.drawn import write_set
-from tests.data.samples import SHARED
+from tests.data.samples import HOSTILE, SHARED
 from vg_utils.data import load_examples
 from vg_utils.data.examples import DataError
 from vg_utils.data.phrases import make_phrases
 from vg_utils.data.phrases.making import make
-from vg_utils.data.phrases.reading import annotated_classes
+from vg_utils.data.phrases.reading import (
+    ANNOTATION,
+    CAPTION,
+    CATEGORY,
+    IMAGE,
+    OF_IMAGE,
+    annotated_classes,
+)
 from vg_utils.data.refer_files import read_absent, read_refs
 
 PHOTOGRAPHS = SHARED / "photographs"
@@ -99,14 +107,14 @@ def spoiled(own, change) -> None:
     ("change", "message"),
     [
         (lambda d: d.pop("annotations"), "a list under 'annotations'"),
-        (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "expected bbox"),
+        (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "four finite numbers under 'bbox'"),
         (lambda d: d["annotations"][0].update(bbox=[190, 10, 50, 20]), "a box in the 200x150 image"),
         (lambda d: d["annotations"][0].update(category_id=77), "ids of an image and a category"),
         (lambda d: d["annotations"][0].pop("id"), "expected the keys id"),
         (lambda d: d["annotations"][1].update(id=1), "each annotation id once"),
         (lambda d: d["images"][0].update(file_name="gone.jpg"), "found no such image"),
         (lambda d: d["images"][0].update(width=201), "expected 201x150 pixels, got 200x150"),
-        (lambda d: d["images"][0].update(width="wide"), "whole id, width and height"),
+        (lambda d: d["images"][0].update(width="wide"), "a whole number of pixels under 'width'"),
         (lambda d: d["images"][1].update(id=1), "each image id once"),
         (lambda d: d["annotations"].clear(), "made no phrase"),
     ],
@@ -130,6 +138,43 @@ def test_bad_files(own, tmp_path):
     with pytest.raises(DataError, match="an image that decodes"):
         make_phrases(own["instances"], own["images"], out, processes=1, progress=False)
     assert not out.exists()
+
+
+KINDS = {
+    ("instances", "images"): IMAGE | OF_IMAGE,
+    ("instances", "annotations"): ANNOTATION,
+    ("instances", "categories"): CATEGORY,
+    ("captions", "annotations"): CAPTION,
+}
+PLACES = [(*place, key) for place, fields in KINDS.items() for key in (None, *fields)]
+
+
+@pytest.mark.parametrize(("file", "part", "key"), PLACES)
+def test_whatever_stands_in_a_record_is_refused_in_a_line(own, tmp_path, file, part, key):
+    """Unless it is what is meant there."""
+    whole, out = json.loads(own[file].read_text()), tmp_path / "out"
+    for value in HOSTILE:
+        changed = copy.deepcopy(whole)
+        changed[part][0] = value if key is None else changed[part][0] | {key: value}
+        own[file].write_text(json.dumps(changed))
+        try:
+            make_phrases(**own, root=out, processes=1, progress=False)
+        except DataError as error:
+            said = str(error)
+        else:
+            assert key is not None
+            assert KINDS[file, part][key].fits(value), "accepted without a word"
+            shutil.rmtree(out)
+            continue
+        assert str(own[file]) in said
+        assert not out.exists()
+
+
+@pytest.mark.parametrize("file", ["instances", "captions"])
+def test_nested_without_end(own, tmp_path, file):
+    own[file].write_text('{"annotations": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(DataError, match="nested more than 400 deep"):
+        make_phrases(**own, root=tmp_path / "out", processes=1, progress=False)
 
 
 def test_without_captions(own, tmp_path):

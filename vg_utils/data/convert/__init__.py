@@ -16,9 +16,10 @@ from vg_utils.data.convert.items import Item
 from vg_utils.data.convert.labelme import read_labelme
 from vg_utils.data.convert.odvg import read_odvg
 from vg_utils.data.convert.rows import items_of_dataset, items_of_frame, read_saved, read_table
-from vg_utils.data.convert.writing import Summary, check_root, write_items
+from vg_utils.data.convert.writing import Summary, write_items
 from vg_utils.data.convert.yolo import read_yolo
 from vg_utils.data.examples import DataError, Report
+from vg_utils.data.markers import check_root
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

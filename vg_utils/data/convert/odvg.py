@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def read_odvg(source: Path, images: Path | None, report: Report) -> Iterator[Ite
     """
     for file in files_of(source, (".jsonl", ".json"), "ODVG's .jsonl file"):
         folders = [images] if images else [file.parent, file.parent / "images", file.parent.parent]
-        lines = read_bytes(file, "ODVG's JSON lines").decode("utf-8-sig", errors="replace").split("\n")
+        lines = read_bytes(file, "ODVG's JSON lines").removeprefix(codecs.BOM_UTF8).split(b"\n")
         for number, line in enumerate(lines, start=1):
             where = f"{file}, line {number}"
             try:

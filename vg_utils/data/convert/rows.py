@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vg_utils.data.columnar import (
+    ParquetColumn,
+    check_arrow,
+    open_parquet,
+    parquet_rows,
+    told_in_a_line,
+)
 from vg_utils.data.convert.items import (
     PHRASE_KEYS,
     Item,
@@ -19,7 +26,7 @@ from vg_utils.data.convert.items import (
     texts_of,
 )
 from vg_utils.data.examples import DataError, Report
-from vg_utils.data.records import Record, shown
+from vg_utils.data.records import Record, parse_json, read_bytes, shown
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -35,18 +42,26 @@ AT_ONCE = 1000  # rows
 
 def read_table(source: Path, images: Path | None, report: Report) -> Iterator[Item]:
     """The rows of a file, or of those in a folder, which their names split."""
+    for file in files_of(source, TABLES, "a table (.csv, .tsv, .parquet)"):
+        read = _of_parquet if file.suffix == ".parquet" else _of_text
+        yield from read(file, images or file.parent, split_named(file.stem))
+
+
+def _of_parquet(file: Path, images: Path, split: str | None) -> Iterator[Item]:
+    columns = _columns(open_parquet(file).schema_arrow.names, str(file))
+    stored, folders, start = _stored(ParquetColumn(file, columns["image"])), [images, images / "images"], 0
+    for rows in parquet_rows(file):
+        yield from _items(rows, columns, f"{file}, row", start, folders, split, stored=stored)
+        start += len(rows)
+
+
+def _of_text(file: Path, images: Path, split: str | None) -> Iterator[Item]:
     import pandas as pd  # late, as all that is imported here: it takes a second
 
-    for file in files_of(source, TABLES, "a table (.csv, .tsv, .parquet)"):
-        try:
-            if file.suffix == ".parquet":
-                frame = pd.read_parquet(file)
-            else:
-                frame = pd.read_csv(file, sep="\t" if file.suffix == ".tsv" else ",", encoding="utf-8-sig")
-        except Exception as error:  # pandas and pyarrow each raise their own
-            raise DataError(f"{file}: expected a table, got: {error}") from error
-        folder = images or file.parent
-        yield from items_of_frame(frame, str(file), folder, split_named(file.stem))
+    content = io.BytesIO(read_bytes(file, "a table"))
+    with told_in_a_line(file, "a table"):
+        frame = pd.read_csv(content, sep="\t" if file.suffix == ".tsv" else ",", encoding="utf-8-sig")
+    yield from items_of_frame(frame, str(file), images, split)
 
 
 def items_of_frame(frame: DataFrame, name: str, images: Path, split: str | None = None) -> Iterator[Item]:
@@ -61,12 +76,14 @@ def read_saved(source: Path, images: Path | None, report: Report) -> Iterator[It
     """A data set that `save_to_disk` wrote, or any folder that `load_dataset` reads."""
     import datasets
 
+    for file in source.rglob("*.parquet"):
+        open_parquet(file)
+    for file in source.rglob("*.arrow"):
+        check_arrow(file)
     saved = (source / "dataset_info.json").is_file() or (source / "dataset_dict.json").is_file()
-    try:
+    with told_in_a_line(source, "a data set of the library datasets"):
         dataset = datasets.load_from_disk(source) if saved else datasets.load_dataset(str(source))
-    except Exception as error:  # it raises errors of many libraries
-        raise DataError(f"{source}: expected a data set of the library datasets, got: {error}") from error
-    yield from items_of_dataset(dataset, str(source), images or source)
+        yield from items_of_dataset(dataset, str(source), images or source)
 
 
 def items_of_dataset(dataset: Dataset | DatasetDict, name: str, images: Path) -> Iterator[Item]:
@@ -94,13 +111,14 @@ def _of_part(dataset: Dataset, name: str, images: Path, split: str | None) -> It
     for start in range(0, len(dataset), AT_ONCE):
         batch = dataset[start : start + AT_ONCE]  # a list a column
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        stored = partial(_stored, dataset, image)
+        stored = _stored(lambda row: dataset[row][image])
         folders = [images, images / "images"]
         yield from _items(rows, columns, f"{name}, row", start, folders, split, names, stored)
 
 
-def _stored(dataset: Dataset, column: str, row: int) -> bytes:
-    return dataset[row][column]["bytes"]
+def _stored(value: Callable[[int], Record]) -> Callable[[int], bytes]:
+    """The bytes of a row's image, read again when they are wanted: all would not fit into the memory."""
+    return lambda row: value(row)["bytes"]
 
 
 def _class_names(dataset: Dataset, columns: Mapping[str, str]) -> list[str]:
@@ -213,8 +231,8 @@ def _numbers(value: Any) -> Any:
     if not isinstance(value, str):
         return _plain(value)
     try:
-        return json.loads(value)
-    except ValueError:
+        return parse_json(value.encode(errors="replace"), "a cell", "a box")
+    except DataError:
         pass
     try:
         return [float(word) for word in value.strip("[]() ").replace(",", " ").split()]

@@ -22,7 +22,7 @@ from vg_utils.data.images import image_size, open_image, upright_size
 from vg_utils.data.jsonl import write_jsonl
 from vg_utils.data.splits import divide
 from vg_utils.data.text import clean_text
-from vg_utils.files import check_folder, write_atomically
+from vg_utils.files import write_atomically
 
 SPLITS = ("train", "val", "test")
 UNREADABLE = "image not readable"
@@ -58,14 +58,6 @@ class Summary:
         return "\n".join(lines)
 
 
-def check_root(root: Path) -> None:
-    """Raise a DataError if there are JSON lines in the folder, an OSError if it cannot be written to."""
-    there = sorted(path.name for path in root.glob("*.jsonl")) if root.is_dir() else []
-    if there:
-        raise DataError(f"{root}: expected a folder without JSON lines, found {', '.join(there)}")
-    check_folder(root)
-
-
 def write_items(items: Iterable[Item], root: Path, report: Report, source: str) -> Summary:
     """Write a file for each split, and the images that the source holds itself; all is checked before.
 
@@ -78,7 +70,7 @@ def write_items(items: Iterable[Item], root: Path, report: Report, source: str) 
 
     Args:
         items: a box each.
-        root: see `check_root`.
+        root: see `markers.check_root`.
         report: what was left out already; the rest is added.
         source: its name in messages.
 

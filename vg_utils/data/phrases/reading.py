@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,26 +10,28 @@ from pathlib import Path
 from vg_utils.data.examples import DataError
 from vg_utils.data.phrases import lexicon
 from vg_utils.data.phrases.making import Picture
-from vg_utils.data.records import Record, require_keys
-from vg_utils.data.refer_files import ImageFolders
+from vg_utils.data.records import BOX, LIST, TEXT, WHOLE, Kind, Record, checked, read_json, shown
+from vg_utils.data.refer_files import ImageFolders, picture_name
 
+SIDE = Kind("a whole number of pixels", lambda value: WHOLE.fits(value) and value > 0)
+IDS = Kind("whole numbers", lambda value: LIST.fits(value) and all(map(WHOLE.fits, value)))
+YES_OR_NO = Kind("true or false", lambda value: isinstance(value, bool))
+IMAGE = {"id": WHOLE, "width": SIDE, "height": SIDE}
+OF_IMAGE = {"file_name": TEXT, "all_objects_annotated": YES_OR_NO, "annotated_category_ids": IDS}
+CATEGORY = {"id": WHOLE, "name": TEXT}
+ANNOTATION = {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE, "bbox": BOX}
+CAPTION = {"image_id": WHOLE, "caption": TEXT}
 LEAST_OF_A_SOURCE = 20  # images: fewer with a like name are no data set of their own
 
 
 def read_captions(path: Path) -> dict[int, list[str]]:
     """Captions by image."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: expected captions, found no such file") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: expected COCO's captions as JSON, got: {error}") from error
+    found = read_json(path, "COCO's captions as JSON")
     if not isinstance(found, dict) or not isinstance(found.get("annotations"), list):
         raise DataError(f"{path}: expected an object with a list under 'annotations'")
     captions: dict[int, list[str]] = defaultdict(list)
-    for position, record in enumerate(found["annotations"]):
-        require_keys(record, ("image_id", "caption"), f"{path}, annotation {position}")
-        captions[record["image_id"]].append(str(record["caption"]))
+    for record in checked(found["annotations"], CAPTION, f"{path}, annotations"):
+        captions[record["image_id"]].append(record["caption"])
     return captions
 
 
@@ -38,19 +39,20 @@ def read_pictures(records: Record, path: Path, images: Path, captions: dict[int,
     """The images with their objects, by id; raises on the first fault."""
     if not images.is_dir():
         raise DataError(f"{images}: expected the folder of the images, found no such folder")
-    for kind, keys in (("images", ("id", "width", "height")), ("categories", ("id", "name"))):
-        for position, record in enumerate(records[kind]):
-            require_keys(record, keys, f"{path}, {kind}, entry {position}")
-    names = {record["id"]: lexicon.canonical(str(record["name"])) for record in records["categories"]}
+    fields = {"images": (IMAGE, OF_IMAGE), "categories": (CATEGORY, {}), "annotations": (ANNOTATION, {})}
+    for kind, (needed, optional) in fields.items():
+        checked(records[kind], needed, f"{path}, {kind}", optional=optional)
+    names = {record["id"]: lexicon.canonical(record["name"]) for record in records["categories"]}
     of_image: dict[int, list[Record]] = {record["id"]: [] for record in records["images"]}
     if len(of_image) < len(records["images"]):
         raise DataError(f"{path}: expected each image id once, got some twice")
     ids = set()
     for position, record in enumerate(records["annotations"]):
         where = f"{path}, annotations, entry {position}"
-        require_keys(record, ("id", "image_id", "bbox", "category_id"), where)
         if record["image_id"] not in of_image or record["category_id"] not in names:
-            raise DataError(f"{where}: expected the ids of an image and a category of the file, got {record}")
+            raise DataError(
+                f"{where}: expected the ids of an image and a category of the file, got {shown(record)}"
+            )
         if record["id"] in ids:
             raise DataError(f"{where}: expected each annotation id once, got {record['id']} again")
         ids.add(record["id"])
@@ -60,12 +62,11 @@ def read_pictures(records: Record, path: Path, images: Path, captions: dict[int,
     for record in sorted(records["images"], key=lambda record: record["id"]):
         image_id, where = record["id"], f"{path}, image {record['id']}"
         size_wh = record["width"], record["height"]
-        if not all(isinstance(side, int) and side > 0 for side in size_wh) or not isinstance(image_id, int):
-            raise DataError(f"{where}: expected a whole id, width and height, got {record}")
         found = folders.find(image_id, record.get("file_name"))
         if found is None:
-            raise DataError(f"{where}: expected {record.get('file_name')} in {images}, found no such image")
-        own = [each for each in of_image[image_id] if check_bbox(each, size_wh, where)]
+            name = record.get("file_name", picture_name(image_id))
+            raise DataError(f"{where}: expected {name} in {images}, found no such image")
+        own = [each for each in of_image[image_id] if has_area(each, size_wh, where)]
         pictures.append(
             Picture(
                 image_id,
@@ -81,16 +82,13 @@ def read_pictures(records: Record, path: Path, images: Path, captions: dict[int,
     return pictures
 
 
-def check_bbox(record: Record, size_wh: tuple[int, int], where: str) -> bool:
-    """Whether the box has an area; a DataError if it is no box of the image."""
-    where = f"{where}, annotation {record['id']}"
-    box = record["bbox"]
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
-        raise DataError(f"{where}: expected bbox [x, y, width, height], got {box}")
-    x, y, width, height = box
+def has_area(record: Record, size_wh: tuple[int, int], where: str) -> bool:
+    """Whether the box of an annotation has an area; a DataError if it is outside the image."""
+    x, y, width, height = record["bbox"]
     inside = x >= -1 and y >= -1 and x + width <= size_wh[0] + 1 and y + height <= size_wh[1] + 1
     if not inside:
-        raise DataError(f"{where}: expected a box in the {size_wh[0]}x{size_wh[1]} image, got {box}")
+        size, box = f"{size_wh[0]}x{size_wh[1]}", shown(record["bbox"])
+        raise DataError(f"{where}, annotation {record['id']}: expected a box in the {size} image, got {box}")
     return width >= 1 and height >= 1
 
 
@@ -110,7 +108,7 @@ def annotated_classes(
         if "annotated_category_ids" in record:
             known[record["id"]] = frozenset(names[i] for i in record["annotated_category_ids"] if i in names)
             continue
-        stem = re.sub(r"\d+$", "", Path(str(record.get("file_name", ""))).stem)
+        stem = re.sub(r"\d+$", "", Path(record.get("file_name", "")).stem)
         sources[stem, record.get("all_objects_annotated", True)].append(record["id"])
     rest: dict[bool, list[int]] = defaultdict(list)
     for (_, complete), ids in list(sources.items()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vg_utils.data.examples import DataError
+from vg_utils.data.markers import PHRASES, check_begun, write_marker
 from vg_utils.data.phrases import lexicon
 from vg_utils.data.phrases.collages import Collage, make_collage, pair_up
 from vg_utils.data.phrases.making import Made, Picture, make
@@ -28,7 +28,6 @@ from vg_utils.files import write_atomically
 from vg_utils.processes import end_with_parent
 
 VERSION = 2  # raise it whenever the same seed gives other phrases
-MARKER = "phrases.json"
 HELD_OUT = 5  # images of a hundred in val, and as many in test
 CHUNK = 64  # images that a process takes at a time
 FEW_PICTURES = 500  # are made before processes have started
@@ -102,9 +101,6 @@ def make_phrases(
     root, instances_path = Path(root), Path(instances)
     if collages < 0:
         raise DataError(f"collages: expected how many, 0 or more, got {collages}")
-    records = read_instances(instances_path)
-    sentences = read_captions(Path(captions)) if captions else {}
-    pictures = read_pictures(records, instances_path, Path(images), sentences)
     made_with = {
         "instances": instances_path.name,
         "captions": bool(captions),
@@ -112,7 +108,10 @@ def make_phrases(
         "version": VERSION,
     }
     made_with |= {"collages": collages} if collages else {}
-    check_folder(root, made_with)
+    check_begun(root, PHRASES, made_with)
+    records = read_instances(instances_path)
+    sentences = read_captions(Path(captions)) if captions else {}
+    pictures = read_pictures(records, instances_path, Path(images), sentences)
 
     weights = class_weights(pictures)
     work = partial(make_some, seed=seed, weights=weights)
@@ -135,7 +134,7 @@ def make_phrases(
     out, refs, absent = to_records(records, [*made, *of_sheets], splits, made_with, summary)
     if not refs:
         raise DataError(f"{instances_path}: expected images with objects to speak of, made no phrase")
-    write_atomically(root / MARKER, json.dumps(made_with).encode())
+    write_marker(root / PHRASES, made_with)
     for picture in pictures:
         if picture.image_id in splits:
             place(picture.path, root / "images" / picture.path.name)
@@ -143,19 +142,6 @@ def make_phrases(
     list(in_processes(write, sheets, "files of collages", processes, progress))
     write_refer(root, "umd", out, refs, absent)
     return summary
-
-
-def check_folder(root: Path, made_with: dict) -> None:
-    """Raise a DataError if the folder holds something else than these phrases."""
-    marker, ways_out = root / MARKER, "choose another folder, or remove this one to make it anew"
-    if root.exists() and not root.is_dir():
-        raise DataError(f"{root}: expected a folder, found a file")
-    if marker.is_file():
-        found = json.loads(marker.read_text())
-        if found != made_with:
-            raise DataError(f"{root}: expected phrases made with {made_with}, found {found}; {ways_out}")
-    elif any((root / "annotations").glob("*")) or any((root / "images").glob("*")):
-        raise DataError(f"{root}: expected a folder without data, found annotations or images; {ways_out}")
 
 
 def make_some(pictures: Sequence[Picture], seed: int, weights: dict[str, float]) -> list[Made]:
@@ -274,8 +260,9 @@ def to_records(
             whose = {"image_id": each.image_id, "split": splits[each.image_id]}
             absent += [{**whose, **sentence(phrase)} for phrase in each.absent]
     complete = all(record.get("all_objects_annotated", True) for record in instances["images"])
+    info = instances.get("info")
     info = {
-        **(instances.get("info") or {}),
+        **(info if isinstance(info, dict) else {}),
         "generator": "vg_utils.data.phrases",
         "lists_all_objects": complete,
     }

@@ -1,23 +1,29 @@
-"""For all tests: no network, one torch thread a process (`make test` runs a process on each core), no threads
-to fight over the cores. And a tiny RefScenes with settings to train on it in a second."""
+"""For all tests: no network, one thread of torch in each process, those that tests start included (`make test`
+runs a process on each core already). And a tiny RefScenes with settings to train on it in a second."""
 
+import gc
 import os
 import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, which the process that hands out tests never does
+gc.disable()  # until everything is imported, see below
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from vg_utils.config import Config
 from vg_utils.presets import preset
 
-torch.set_num_threads(1)
-
 TINY_SIZE = 64  # side of the images, and of the model's square
+
+
+def pytest_collection_finish():
+    """The million objects that torch and timm made stay to the end: looking for garbage among them takes long."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

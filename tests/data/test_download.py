@@ -17,7 +17,7 @@ from vg_utils.data.hub import to_refer
 from vg_utils.data.refer_files import picture_name, write_refer
 
 NAMES = [picture_name(i) for i in (7, 8, 9)]
-QUICK = {"workers": 4, "retries": 3, "timeout_s": 0.5, "backoff_s": 0.01, "progress": False}
+QUICK = {"workers": 4, "retries": 3, "timeout_s": 60, "backoff_s": 0.01, "progress": False}
 
 
 ODD_HEADERS = {
@@ -71,7 +71,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault in ("truncate", "stall"):
             self._answer(content[: len(content) // 2], announced=len(content))
             if fault == "stall":
-                time.sleep(1.0)
+                self.rfile.read(1)  # until the client has had enough
             self.close_connection = True
             return None
         if fault == "trickle":
@@ -179,7 +179,7 @@ def test_limit(root, server):
 @pytest.mark.parametrize("fault", ["500", "503", "truncate", "half", "garbage", "stall"])
 def test_passing_faults_are_tried_again(root, server, fault):
     server.faults[NAMES[1]] = [fault, fault]
-    summary = prepare(root, server, timeout_s=0.2)
+    summary = prepare(root, server, **({"timeout_s": 1.0} if fault == "stall" else {}))
     assert (summary.fetched, summary.failed) == (3, {})
     assert server.requests.count(NAMES[1]) == 3
     assert (root / "images" / NAMES[1]).read_bytes() == (server.folder / NAMES[1]).read_bytes()
@@ -194,10 +194,9 @@ def test_429_waits_as_long_as_the_server_says(root, server):
 
 def test_a_body_that_trickles_is_given_up(root, server):
     server.faults[NAMES[1]] = ["trickle"]
-    start = time.monotonic()
-    summary = prepare(root, server, timeout_s=0.05)
+    summary = prepare(root, server, timeout_s=0.2)
     assert summary.failed == {}
-    assert time.monotonic() - start < 5
+    assert server.requests.count(NAMES[1]) > 1
 
 
 def test_404_is_final_and_reported(root, server):

@@ -265,7 +265,9 @@ def jobs(tiny_scenes, tmp_path_factory) -> Jobs:
         "uncached": set_fields(base, train__accumulation=2, train__save_every=1),
         "cached": set_fields(base, train__cached=True, train__save_every=2, model__clip__text_tuning="last"),
         "together": set_fields(base, data__limit_images=11, model__hrnet__tuning="full"),
-        "few": set_fields(base, data__root=str(own_data(folder / "own", tiny_scenes, train=4, val=1))),
+        "few": set_fields(
+            base, train__epochs=1, data__root=str(own_data(folder / "own", tiny_scenes, train=4, val=1))
+        ),
     }
     configs["few-cached"] = set_fields(configs["few"], train__cached=True)
     configs["few-resident"] = set_fields(configs["few"], data__resident=True)
@@ -277,7 +279,7 @@ def jobs(tiny_scenes, tmp_path_factory) -> Jobs:
         todo.append({"config": str(folder / f"{name}.json"), "run_dir": str(folder / name)} | kinds[name])
     done = subprocess.run(
         [sys.executable, "-m", "tests.training.train_jobs", json.dumps(todo)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=True,
+        cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     *_, said = done.stdout.splitlines()  # some versions of torch say something before
     return Jobs(folder, configs, dict(zip(configs, json.loads(said), strict=True)), done.stderr)
@@ -302,9 +304,8 @@ def test_of_two_processes_one_may_have_nothing_to_validate(jobs, name):
     if jobs.codes[name] != [0, 0] and "gloo" in jobs.errors.lower():
         pytest.skip(f"no communication between processes here: {jobs.errors[-300:]}")
     assert jobs.codes[name] == [0, 0], jobs.errors
-    history = pickle.loads((jobs.folder / name / "history.pkl").read_bytes())
-    assert len(history) == 2
-    assert all(0 <= epoch["val_miou"] <= 1 for epoch in history)
+    (epoch,) = pickle.loads((jobs.folder / name / "history.pkl").read_bytes())
+    assert 0 <= epoch["val_miou"] <= 1
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,6 @@ from vg_utils.data import DataError
 from vg_utils.data.transforms import EvalTransform
 from vg_utils.devices import find_device
 from vg_utils.figures.pictures import prediction_items
-from vg_utils.models import build_model
 from vg_utils.models.checkpoints import DEFAULT_CHECKPOINT, origin, save_checkpoint
 from vg_utils.models.clip import tokenize
 from vg_utils.models.detector_clip import build_detector_clip
@@ -33,9 +33,8 @@ PHRASES = ["the red cube", "the small metal sphere left of the cone", "the large
 
 
 @pytest.fixture
-def grounder(tiny_config) -> Grounder:
-    torch.manual_seed(0)
-    return Grounder(build_model("clip-hrnet", tiny_config.model), tiny_config, "cpu")
+def grounder(untrained, tiny_config) -> Grounder:
+    return Grounder(untrained("clip-hrnet"), tiny_config, "cpu")
 
 
 def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -169,10 +168,9 @@ def test_the_command_line_names_unknown_words(tmp_path, capsys):
 
 
 @pytest.fixture
-def dense(tiny_config) -> Grounder:
-    torch.manual_seed(0)
+def dense(untrained, tiny_config) -> Grounder:
     config = set_fields(tiny_config, model__name="dense-grounder")
-    return Grounder(build_model("dense-grounder", config.model), config, "cpu")
+    return Grounder(untrained("dense-grounder"), config, "cpu")
 
 
 def test_presence_and_heatmap_are_the_models(dense, grounder):
@@ -397,10 +395,9 @@ def test_however_many_phrases_few_are_in_memory_at_once(dense, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["dense-grounder", "clip-rpn-concat"])
-def test_several_boxes_a_phrase_the_answer_first(tiny_config, name):
-    torch.manual_seed(0)
+def test_several_boxes_a_phrase_the_answer_first(untrained, tiny_config, name):
     config = set_fields(tiny_config, model__name=name)
-    asked = Grounder(build_model(name, config.model), config, "cpu").set_image(noise(90, 50))
+    asked = Grounder(untrained(name), config, "cpu").set_image(noise(90, 50))
     best, several = asked.ground(PHRASES), asked.ground(PHRASES, top=4)
     assert close(best, [p for p in several if p.rank == 0])
     assert len(several) > len(best)
@@ -429,9 +426,9 @@ def test_suppression_keeps_the_answer_and_what_differs_from_it():
 
 
 def test_a_model_in_half_precision_is_refused_in_a_line(grounder):
-    grounder.model.half()
+    halved = Grounder(copy.deepcopy(grounder.model).half(), grounder.config, "cpu")
     with pytest.raises(ValueError, match=r"float32 .*float16"):
-        grounder.set_image(noise(9, 9))
+        halved.set_image(noise(9, 9))
 
 
 def test_devices_that_are_not_here_are_refused():

@@ -1,5 +1,5 @@
-"""For all tests: no network, one torch thread a process (`make test` runs a process on each core) and in those
-that tests start. And a tiny RefScenes with settings to train on it in a second."""
+"""For all tests: no network, one torch thread a process (`make test` runs a process on each core), those
+that tests start included. And a tiny RefScenes with settings to train on it in a second."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import worker
 from vg_utils.processes import end_with_parent
 
-worker.MP_STATUS_CHECK_INTERVAL = 3600  # seconds, usually 5, after which torch's workers look for their parent
+worker.MP_STATUS_CHECK_INTERVAL = 3600  # seconds, usually 5, after which its workers look for their parent
 
 class Slow:
     def __len__(self): return 1000

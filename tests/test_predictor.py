@@ -363,17 +363,25 @@ def test_threads_that_hand_over_what_they_encoded_do_not_mix_up_answers(grounder
             assert close(answers, right)
 
 
-def test_a_batch_answers_as_one_by_one(dense, monkeypatch):
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("way", ["ground_batch", "_in_batches"])  # the latter is a GPU's
+def test_a_batch_answers_as_one_by_one(dense, monkeypatch, two_threads, way):
     monkeypatch.setattr(predictor, "BATCH_IMAGES", 3)
-    monkeypatch.setitem(predictor.ENCODED_AT_ONCE, "cpu", 2)
     monkeypatch.setitem(predictor.PHRASES_AT_ONCE, "cpu", 4)  # chunks that end within images and across them
     images = [noise(90, 40), noise(40, 90), noise(64, 64), noise(200, 1), noise(30, 70)]
     phrases = [PHRASES, [], PHRASES[:1], [f"the {word} cube" for word in ("red", "blue", "big")] * 3, PHRASES]
-    batch = dense.ground_batch(images, phrases)
+    batch = getattr(dense, way)(images, phrases, 1)
+    assert torch.get_num_threads() == 2
     assert [len(answers) for answers in batch] == [len(asked) for asked in phrases]
     for image, asked, answers in zip(images, phrases, batch, strict=True):
         assert close(answers, dense.ground(asked, dense.encode(image)))
-    assert dense.ground_batch([], []) == []
+    assert getattr(dense, way)([], [], 1) == []
 
 
 def test_a_batch_is_checked_before_the_work(dense, tmp_path, monkeypatch):

@@ -101,7 +101,7 @@ class GroundingModel(nn.Module):
 
 
 def _evaluate_frozen(module: nn.Module) -> None:
-    """Put the largest parts whose parameters are all frozen into evaluation mode, with all that is in them."""
+    """Put the largest parts whose parameters are all frozen into evaluation mode, as wholes."""
     parameters = list(module.parameters())
     if parameters and not any(p.requires_grad for p in parameters):
         module.eval()

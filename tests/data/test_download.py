@@ -45,7 +45,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.folder = folder
         self.faults: dict[str, list[str]] = {}
         self.requests: list[str] = []
-        self.delay_s = 0.0
+        self.answers: threading.Semaphore | None = None  # so many more are given; None: any number
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -58,7 +58,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         name = self.path.rsplit("/", 1)[-1]
         self.server.requests.append(name)
-        time.sleep(self.server.delay_s)
+        if self.server.answers:
+            self.server.answers.acquire()
         faults = self.server.faults.get(name)
         fault = faults.pop(0) if faults else ""
         content = (self.server.folder / name).read_bytes()
@@ -243,13 +244,13 @@ def test_gives_up_when_the_server_is_gone(root, server, monkeypatch):
     monkeypatch.setattr(fetch_module, "GIVE_UP_AFTER", 2)
     many_pictures(root, server, 20)
     server.faults = {picture_name(i): ["404"] for i in range(20)}
-    server.delay_s = 0.02
+    server.answers = threading.Semaphore(9)  # the last are not asked for, however late it is noticed
     with pytest.raises(DownloadError):
-        prepare(root, server, workers=1)
+        prepare(root, server, workers=1, timeout_s=2)
     failed = json.loads((root / "failed.json").read_bytes())
     assert len(failed) == 20
     assert failed[picture_name(19)] == "not tried after 2 failures in a row"
-    assert 2 <= len(server.requests) < 10
+    assert 2 <= len(server.requests) < 20
 
 
 def test_damaged_pictures_are_fetched_again(root, server):
@@ -322,13 +323,13 @@ def test_killed_and_run_again_gives_the_same_folder(tmp_path, server):
         many_pictures(tmp_path / name, server, count)
     prepare(tmp_path / "whole", server)
 
-    server.delay_s = 0.05
     code = (
         "import sys; from vg_utils.data.download import prepare_refcocog; "
         "prepare_refcocog(sys.argv[1], base_url=sys.argv[2], workers=2, progress=False)"
     )
     images = tmp_path / "killed" / "images"
     for at_least in (5, 25):
+        server.answers = threading.Semaphore(at_least + 10)  # however late the kill comes, some are missing
         process = subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path / "killed"), server.url],
             cwd=Path(__file__).parents[2],
@@ -339,7 +340,7 @@ def test_killed_and_run_again_gives_the_same_folder(tmp_path, server):
         process.wait()
         assert at_least <= len(list(images.glob("COCO*"))) < count
     (images / f".{picture_name(59)}.part").write_bytes(b"half an image")  # what a kill in mid-write leaves
-    server.delay_s = 0.0
+    server.answers = None
     summary = prepare(tmp_path / "killed", server)
     assert summary.already >= 25
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")

@@ -128,16 +128,13 @@ PARENT = """
 import os, sys, time
 import torch
 from torch.utils.data import DataLoader
-from torch.utils.data._utils import worker
 from vg_utils.processes import end_with_parent
 
-worker.MP_STATUS_CHECK_INTERVAL = 3600  # seconds, usually 5, after which its workers look for their parent
-
 class Slow:
-    def __len__(self): return 1000
+    def __len__(self): return 3
     def __getitem__(self, i):
         with open(f"{sys.argv[1]}/{os.getpid()}", "w"): pass
-        time.sleep(0.2)
+        time.sleep(1200)  # between two items torch's own workers notice by themselves
         return i
 
 for _ in DataLoader(Slow(), num_workers=3, worker_init_fn=end_with_parent):

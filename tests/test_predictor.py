@@ -363,25 +363,28 @@ def test_threads_that_hand_over_what_they_encoded_do_not_mix_up_answers(grounder
             assert close(answers, right)
 
 
-@pytest.fixture
-def two_threads():
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
-
-
 @pytest.mark.parametrize("way", ["ground_batch", "_in_batches"])  # the latter is a GPU's
-def test_a_batch_answers_as_one_by_one(dense, monkeypatch, two_threads, way):
+def test_a_batch_answers_as_one_by_one(dense, monkeypatch, way):
     monkeypatch.setattr(predictor, "BATCH_IMAGES", 3)
     monkeypatch.setitem(predictor.PHRASES_AT_ONCE, "cpu", 4)  # chunks that end within images and across them
     images = [noise(90, 40), noise(40, 90), noise(64, 64), noise(200, 1), noise(30, 70)]
     phrases = [PHRASES, [], PHRASES[:1], [f"the {word} cube" for word in ("red", "blue", "big")] * 3, PHRASES]
     batch = getattr(dense, way)(images, phrases, 1)
-    assert torch.get_num_threads() == 2
     assert [len(answers) for answers in batch] == [len(asked) for asked in phrases]
     for image, asked, answers in zip(images, phrases, batch, strict=True):
         assert close(answers, dense.ground(asked, dense.encode(image)))
     assert getattr(dense, way)([], [], 1) == []
+
+
+def test_the_threads_of_torch_are_shared_out_and_given_back(dense, monkeypatch):
+    images, phrases, numbers = [noise(20, 20)] * 3, [["a cube"]] * 3, []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    assert len(dense.ground_batch(images, phrases)) == 3
+    assert (set(numbers[:-1]), numbers[-1]) == ({1}, 2)
+    numbers.clear()
+    dense.ground_batch(images[:1], phrases[:1])
+    assert numbers == [2, 2]
 
 
 def test_a_batch_is_checked_before_the_work(dense, tmp_path, monkeypatch):

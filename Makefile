@@ -8,7 +8,7 @@ run: .venv/ready
 	$(BIN)/python -m vg_utils run --preset scenes
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check .

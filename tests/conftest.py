@@ -1,23 +1,41 @@
-"""For all tests: no network, one torch thread a process (`make test` runs a process on each core), no threads
-to fight over the cores. And a tiny RefScenes with settings to train on it in a second."""
+"""For all tests: no network, one torch thread a process (`make test` runs a process on each core), those
+that tests start included. And a tiny RefScenes with settings to train on it in a second."""
 
+from __future__ import annotations
+
+import gc
 import os
 import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is imported: not in this file
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from vg_utils.config import Config
+from vg_utils.config import Config, set_fields
 from vg_utils.presets import preset
 
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from vg_utils.models.base import GroundingModel
 
 TINY_SIZE = 64  # side of the images, and of the model's square
+
+
+def pytest_configure():
+    """Until all is imported there is no garbage, and looking for it takes a second."""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    """The million objects that torch and timm are made of stay to the end, and are looked through no more."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +44,21 @@ def tiny_scenes(tmp_path_factory) -> Path:
     from vg_utils.refscenes.scenes import write_scenes
 
     return write_scenes(tmp_path_factory.mktemp("scenes"), 20, TINY_SIZE, device="cpu", progress=False)
+
+
+@pytest.fixture(scope="session")
+def untrained() -> Callable[[str], GroundingModel]:
+    """Models of the preset `scenes` by name, each built once: whoever changes one changes a copy."""
+    import torch
+
+    from vg_utils.models import build_model
+
+    @cache
+    def build(name: str) -> GroundingModel:
+        torch.manual_seed(0)
+        return build_model(name, set_fields(preset("scenes"), model__image_size=TINY_SIZE).model)
+
+    return build
 
 
 @pytest.fixture

@@ -15,19 +15,16 @@ from vg_utils.asking import ground_images, split_words
 from vg_utils.cli import main
 from vg_utils.config import ConfigError, set_fields
 from vg_utils.data import DataError
-from vg_utils.models import build_model
 from vg_utils.models.checkpoints import save_checkpoint
 
 PHRASES = ["the red cube", "the small metal sphere"]
 
 
 @pytest.fixture
-def run(tiny_config, tmp_path) -> Path:
+def run(untrained, tiny_config, tmp_path) -> Path:
     """A run directory with an untrained `dense-grounder`."""
-    torch.manual_seed(0)
     config = set_fields(tiny_config, model__name="dense-grounder")
-    model = build_model("dense-grounder", config.model)
-    save_checkpoint(tmp_path / "run" / "checkpoint", model, {"epoch": 1}, best=True)
+    save_checkpoint(tmp_path / "run" / "checkpoint", untrained("dense-grounder"), {"epoch": 1}, best=True)
     config.save(tmp_path / "run" / "config.json")
     return tmp_path / "run"
 

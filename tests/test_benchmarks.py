@@ -79,6 +79,8 @@ def test_grounding_answers_the_same_each_way(tmp_path):
     assert report.checks["pixels between the boxes of different questions"] > 1
     assert report.checks["pixels between the boxes, first to further"] < 0.01
     assert report.checks["pixels between the boxes, further to together"] < 0.01
+    assert report.checks["pixels between the boxes, alone to in a batch"] < 0.05
+    assert report.comparisons[1].work == 6
     written = json.loads((tmp_path / "figures.json").read_text())
     assert written["benchmark"] == "grounding"
     assert written["machine"]

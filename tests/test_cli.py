@@ -8,7 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -450,22 +450,20 @@ def test_a_real_failure_keeps_its_traceback(monkeypatch):
 # from a shell
 
 
-def shell(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "vg_utils", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def shell(*arguments: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess:
+    command = [sys.executable, *options, "-m", "vg_utils", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_help_is_quick_and_lists_the_verbs():
-    started = time.perf_counter()
-    done = shell("--help")
-    seconds = time.perf_counter() - started
+def test_help_lists_the_verbs_and_does_not_wait_for_torch():
+    done = shell("--help", options=["-X", "importtime"])
     assert done.returncode == 0
     for verb in ("run", "prepare", "train", "evaluate", "ground", "tune", "demo", "benchmark"):
         assert f"\n    {verb}" in done.stdout
-    assert seconds < 3
-    assert shell("train", "--help").returncode == 0
-    code = "import sys, vg_utils.cli; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "vg_utils.cli" in imported
+    assert "torch" not in imported
+    assert call("train", "--help") == 0
 
 
 def test_a_shell_sees_the_status_and_no_traceback(tmp_path):
@@ -502,17 +500,18 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize("case", OUTPUTS)
-def test_where_nothing_can_be_written_it_is_said_before_the_work(tiny_scenes, tmp_path, capsys, case):
+def test_where_nothing_can_be_written_it_is_said_before_the_work(
+    tiny_scenes, tmp_path, capsys, monkeypatch, case
+):
     arguments, message = OUTPUTS[case]
+    monkeypatch.setattr(torch.nn.Module, "__call__", lambda *_, **__: pytest.fail("a model computes"))
     (tmp_path / "file").write_bytes(b"")
     image = next((tiny_scenes / "images").iterdir())
     places = {"file": tmp_path / "file", "folder": tmp_path, "long": tmp_path / ("n" * 300), "image": image}
     arguments = [argument.format(**places) for argument in arguments]
-    started = time.monotonic()
     data = [] if arguments[0] == "ground" else ["--data", str(tiny_scenes)]
     assert call(*arguments, *data) == 2
     said = capsys.readouterr()
     assert message in said.err
     assert said.err.count("\n") == 1
-    assert time.monotonic() - started < 10
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,6 @@ from vg_utils.data import DataError
 from vg_utils.data.transforms import EvalTransform
 from vg_utils.devices import find_device
 from vg_utils.figures.pictures import prediction_items
-from vg_utils.models import build_model
 from vg_utils.models.checkpoints import DEFAULT_CHECKPOINT, origin, save_checkpoint
 from vg_utils.models.clip import tokenize
 from vg_utils.models.detector_clip import build_detector_clip
@@ -33,9 +33,8 @@ PHRASES = ["the red cube", "the small metal sphere left of the cone", "the large
 
 
 @pytest.fixture
-def grounder(tiny_config) -> Grounder:
-    torch.manual_seed(0)
-    return Grounder(build_model("clip-hrnet", tiny_config.model), tiny_config, "cpu")
+def grounder(untrained, tiny_config) -> Grounder:
+    return Grounder(untrained("clip-hrnet"), tiny_config, "cpu")
 
 
 def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -169,10 +168,9 @@ def test_the_command_line_names_unknown_words(tmp_path, capsys):
 
 
 @pytest.fixture
-def dense(tiny_config) -> Grounder:
-    torch.manual_seed(0)
+def dense(untrained, tiny_config) -> Grounder:
     config = set_fields(tiny_config, model__name="dense-grounder")
-    return Grounder(build_model("dense-grounder", config.model), config, "cpu")
+    return Grounder(untrained("dense-grounder"), config, "cpu")
 
 
 def test_presence_and_heatmap_are_the_models(dense, grounder):
@@ -365,17 +363,28 @@ def test_threads_that_hand_over_what_they_encoded_do_not_mix_up_answers(grounder
             assert close(answers, right)
 
 
-def test_a_batch_answers_as_one_by_one(dense, monkeypatch):
+@pytest.mark.parametrize("way", ["ground_batch", "_in_batches"])  # the latter is a GPU's
+def test_a_batch_answers_as_one_by_one(dense, monkeypatch, way):
     monkeypatch.setattr(predictor, "BATCH_IMAGES", 3)
-    monkeypatch.setitem(predictor.ENCODED_AT_ONCE, "cpu", 2)
     monkeypatch.setitem(predictor.PHRASES_AT_ONCE, "cpu", 4)  # chunks that end within images and across them
     images = [noise(90, 40), noise(40, 90), noise(64, 64), noise(200, 1), noise(30, 70)]
     phrases = [PHRASES, [], PHRASES[:1], [f"the {word} cube" for word in ("red", "blue", "big")] * 3, PHRASES]
-    batch = dense.ground_batch(images, phrases)
+    batch = getattr(dense, way)(images, phrases, 1)
     assert [len(answers) for answers in batch] == [len(asked) for asked in phrases]
     for image, asked, answers in zip(images, phrases, batch, strict=True):
         assert close(answers, dense.ground(asked, dense.encode(image)))
-    assert dense.ground_batch([], []) == []
+    assert getattr(dense, way)([], [], 1) == []
+
+
+def test_the_threads_of_torch_are_shared_out_and_given_back(dense, monkeypatch):
+    images, phrases, numbers = [noise(20, 20)] * 3, [["a cube"]] * 3, []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    assert len(dense.ground_batch(images, phrases)) == 3
+    assert (set(numbers[:-1]), numbers[-1]) == ({1}, 2)
+    numbers.clear()
+    dense.ground_batch(images[:1], phrases[:1])
+    assert numbers == [2, 2]
 
 
 def test_a_batch_is_checked_before_the_work(dense, tmp_path, monkeypatch):
@@ -397,10 +406,9 @@ def test_however_many_phrases_few_are_in_memory_at_once(dense, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["dense-grounder", "clip-rpn-concat"])
-def test_several_boxes_a_phrase_the_answer_first(tiny_config, name):
-    torch.manual_seed(0)
+def test_several_boxes_a_phrase_the_answer_first(untrained, tiny_config, name):
     config = set_fields(tiny_config, model__name=name)
-    asked = Grounder(build_model(name, config.model), config, "cpu").set_image(noise(90, 50))
+    asked = Grounder(untrained(name), config, "cpu").set_image(noise(90, 50))
     best, several = asked.ground(PHRASES), asked.ground(PHRASES, top=4)
     assert close(best, [p for p in several if p.rank == 0])
     assert len(several) > len(best)
@@ -429,9 +437,9 @@ def test_suppression_keeps_the_answer_and_what_differs_from_it():
 
 
 def test_a_model_in_half_precision_is_refused_in_a_line(grounder):
-    grounder.model.half()
+    halved = Grounder(copy.deepcopy(grounder.model).half(), grounder.config, "cpu")
     with pytest.raises(ValueError, match=r"float32 .*float16"):
-        grounder.set_image(noise(9, 9))
+        halved.set_image(noise(9, 9))
 
 
 def test_devices_that_are_not_here_are_refused():

@@ -12,12 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 from vg_utils.config import Config, set_fields
-from vg_utils.models import build_model
 from vg_utils.models.checkpoints import CheckpointError, find_checkpoint
 from vg_utils.predictor import Grounder
 from vg_utils.sharing import FILES
@@ -27,10 +25,9 @@ IMAGE = Image.effect_noise((90, 60), 80).convert("RGB")
 
 
 @pytest.fixture
-def grounder(tiny_config) -> Grounder:
-    torch.manual_seed(0)
+def grounder(untrained, tiny_config) -> Grounder:
     config = set_fields(tiny_config, model__name="dense-grounder")
-    return Grounder(build_model("dense-grounder", config.model), config, "cpu")
+    return Grounder(untrained("dense-grounder"), config, "cpu")
 
 
 def answers(grounder: Grounder) -> list:

@@ -37,6 +37,7 @@ from vg_utils.training.loaders import load_split
 from vg_utils.training.optim import make_optimizer, make_scheduler
 
 ROOT = Path(__file__).parents[2]
+FEW = {"data__limit_images": 8}  # of images: three batches, the last one short
 RANDOM = {"model__clip__weights": "random", "model__hrnet__weights": "random"}
 
 
@@ -223,7 +224,7 @@ def test_the_rate_in_the_history_is_the_head_s(tiny_config, tmp_path):
 def test_a_run_interrupted_after_an_epoch_ends_as_an_uninterrupted_one(
     tiny_config, tmp_path, monkeypatch, cached
 ):
-    config = set_fields(tiny_config, train__cached=cached, train__epochs=3)
+    config = set_fields(tiny_config, **FEW, train__cached=cached, train__epochs=3)
     fit(config, tmp_path / "whole", progress=False)
     validate = engine._Run.validate
 
@@ -265,7 +266,9 @@ def jobs(tiny_scenes, tmp_path_factory) -> Jobs:
         "uncached": set_fields(base, train__accumulation=2, train__save_every=1),
         "cached": set_fields(base, train__cached=True, train__save_every=2, model__clip__text_tuning="last"),
         "together": set_fields(base, data__limit_images=11, model__hrnet__tuning="full"),
-        "few": set_fields(base, data__root=str(own_data(folder / "own", tiny_scenes, train=4, val=1))),
+        "few": set_fields(
+            base, train__epochs=1, data__root=str(own_data(folder / "own", tiny_scenes, train=4, val=1))
+        ),
     }
     configs["few-cached"] = set_fields(configs["few"], train__cached=True)
     configs["few-resident"] = set_fields(configs["few"], data__resident=True)
@@ -277,7 +280,7 @@ def jobs(tiny_scenes, tmp_path_factory) -> Jobs:
         todo.append({"config": str(folder / f"{name}.json"), "run_dir": str(folder / name)} | kinds[name])
     done = subprocess.run(
         [sys.executable, "-m", "tests.training.train_jobs", json.dumps(todo)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=True,
+        cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     *_, said = done.stdout.splitlines()  # some versions of torch say something before
     return Jobs(folder, configs, dict(zip(configs, json.loads(said), strict=True)), done.stderr)
@@ -302,9 +305,8 @@ def test_of_two_processes_one_may_have_nothing_to_validate(jobs, name):
     if jobs.codes[name] != [0, 0] and "gloo" in jobs.errors.lower():
         pytest.skip(f"no communication between processes here: {jobs.errors[-300:]}")
     assert jobs.codes[name] == [0, 0], jobs.errors
-    history = pickle.loads((jobs.folder / name / "history.pkl").read_bytes())
-    assert len(history) == 2
-    assert all(0 <= epoch["val_miou"] <= 1 for epoch in history)
+    (epoch,) = pickle.loads((jobs.folder / name / "history.pkl").read_bytes())
+    assert 0 <= epoch["val_miou"] <= 1
 
 
 @pytest.mark.slow
@@ -342,7 +344,7 @@ def _base(tiny_scenes: Path, folder: Path) -> Config:
 
 
 def test_the_best_score_survives_resuming(tiny_config, tmp_path):
-    config = set_fields(tiny_config, train__epochs=1)
+    config = set_fields(tiny_config, **FEW, train__epochs=1)
     run_dir = tmp_path / "run"
     fit(config, run_dir, progress=False)
     best = weights_of(run_dir, "model")
@@ -356,7 +358,7 @@ def test_the_best_score_survives_resuming(tiny_config, tmp_path):
 
 
 def test_a_history_that_a_kill_left_behind_is_written_again(tiny_config, tmp_path):
-    config = set_fields(tiny_config, train__epochs=1)
+    config = set_fields(tiny_config, **FEW, train__epochs=1)
     history = fit(config, tmp_path / "run", progress=False)
     (tmp_path / "run" / "history.pkl").unlink()
     (tmp_path / "run" / "history.jsonl").write_text("")
@@ -394,7 +396,7 @@ def test_a_run_is_not_resumed_with_settings_that_change_it(tiny_config, tmp_path
 
 def test_a_run_is_resumed_with_settings_that_change_nothing(tiny_config, tmp_path):
     """Other workers, another place of the same data, another part of a model that this one has not."""
-    config = set_fields(tiny_config, train__cached=True, train__cache_views=1)
+    config = set_fields(tiny_config, **FEW, train__cached=True, train__cache_views=1)
     fit(config, tmp_path / "whole", progress=False)
     shutil.copytree(config.data.root, tmp_path / "moved")
     other = {"root": str(tmp_path / "moved"), "features": str(tmp_path / "elsewhere"), "workers": 1}
@@ -421,7 +423,7 @@ def test_a_run_is_not_resumed_on_other_data(tiny_config, tiny_scenes, tmp_path):
 
 def test_a_run_goes_on_for_more_epochs_and_says_so(tiny_config, tmp_path, capsys):
     """The rate follows the cosine of all epochs, also where the first few had come to its end."""
-    config = set_fields(tiny_config, train__cached=True, train__epochs=2)
+    config = set_fields(tiny_config, **FEW, train__cached=True, train__epochs=2)
     first = fit(config, tmp_path / "run", progress=False)
     longer = set_fields(config, train__epochs=4)
     capsys.readouterr()
@@ -440,7 +442,7 @@ def test_a_run_goes_on_for_more_epochs_and_says_so(tiny_config, tmp_path, capsys
 
 
 def test_the_first_step_of_more_epochs_has_the_rate_of_the_new_schedule(tiny_config, tmp_path, monkeypatch):
-    config = set_fields(tiny_config, train__cached=True, train__cache_views=1, train__epochs=1)
+    config = set_fields(tiny_config, **FEW, train__cached=True, train__cache_views=1, train__epochs=1)
     fit(config, tmp_path / "run", progress=False)
     rates, after = [], engine._Run._after_step
 
@@ -453,7 +455,7 @@ def test_the_first_step_of_more_epochs_has_the_rate_of_the_new_schedule(tiny_con
     resumed = rates.copy()
     rates.clear()
     fit(set_fields(config, train__epochs=2), tmp_path / "whole", progress=False)
-    assert resumed == rates[7:]
+    assert resumed == rates[3:]
 
 
 # What cannot be trained is refused before anything is written
@@ -507,7 +509,7 @@ def test_models_without_batch_normalisation_train_on_one_picture_at_a_time(tiny_
 
 
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(tiny_config, tmp_path, monkeypatch):
-    run_dir, losses = tmp_path / "run", ClipHRNet.losses
+    config, run_dir, losses = set_fields(tiny_config, **FEW), tmp_path / "run", ClipHRNet.losses
     seen: dict[str, bytes] = {}
 
     def broken(model: ClipHRNet, outputs, targets):
@@ -520,11 +522,11 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(tiny_con
     with monkeypatch.context() as patch:
         patch.setattr(ClipHRNet, "losses", broken)
         with pytest.raises(TrainingError, match=r"epoch 2.*loss nan.*l1 nan.*score") as caught:
-            fit(tiny_config, run_dir, progress=False)
+            fit(config, run_dir, progress=False)
     assert "--train.lr" in str(caught.value)
     assert {p.name: p.read_bytes() for p in (run_dir / "checkpoint").iterdir()} == seen
-    fit(tiny_config, run_dir, resume=True, progress=False)
-    fit(tiny_config, tmp_path / "whole", progress=False)
+    fit(config, run_dir, resume=True, progress=False)
+    fit(config, tmp_path / "whole", progress=False)
     assert_same_run(tmp_path / "whole", run_dir)
 
 

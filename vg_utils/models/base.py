@@ -94,12 +94,20 @@ class GroundingModel(nn.Module):
     def train(self, mode: bool = True) -> GroundingModel:
         """As in torch, but what is frozen stays in evaluation mode (BatchNorm would go on learning)."""
         super().train(mode)
-        for backbone in self.backbones().values():
-            for module in backbone.modules():
-                parameters = list(module.parameters())
-                if parameters and not any(p.requires_grad for p in parameters):
-                    module.eval()
+        if mode:
+            for backbone in self.backbones().values():
+                _evaluate_frozen(backbone)
         return self
+
+
+def _evaluate_frozen(module: nn.Module) -> None:
+    """Put the largest parts whose parameters are all frozen into evaluation mode, as wholes."""
+    parameters = list(module.parameters())
+    if parameters and not any(p.requires_grad for p in parameters):
+        module.eval()
+        return
+    for part in module.children():
+        _evaluate_frozen(part)
 
 
 def per_expression(features: Tensor, image_index: Tensor) -> Tensor:

@@ -315,8 +315,10 @@ def not_run(study: Study) -> str:
 def refcocog(study: Study) -> str:
     """What is not measured here, how to, and what others report."""
     model = next(row["model"] for row in study.table.to_dict("records") if row["name"] == study.flagship)
-    rows = [dict(zip(("system", "kind", "val", "test"), line, strict=True)) for line in text.PUBLISHED]
-    columns = {"system": field("system"), "what it is": field("kind")}
+    names = ("system", "paper", "kind", "val", "test")
+    rows = [dict(zip(names, line, strict=True)) for line in text.PUBLISHED]
+    columns = {"system": lambda r: "[{system}](https://arxiv.org/abs/{paper})".format(**r)}
+    columns |= {"what it is": field("kind")}
     columns |= {split: field(split, "{:.1f}") for split in ("val", "test")}
     return f"{text.REFCOCOG.format(model=model)}\n\n{table(rows, columns)}"
 

@@ -46,7 +46,7 @@ PRESENCE, COLLAGES = ROOT / "experiments/photo_presence.json", ROOT / "experimen
 BAR = {"acc@0.5": 0.64, "miou": 0.56}  # of people's phrases, set before any run
 PRESENCE_BAR = 0.95  # AUROC on people's photographs, likewise
 KINDS_OF = ("long", "dense-grounder", "clip-rpn-tokens")  # by kind of phrase
-SHORT = {  # of the README
+SHORT = {  # in the README, and where the page opens
     "long": "`photos/dense-grounder`",
     "dense-grounder": "first phrases, half as long, one GPU, 3 seeds",
     "clip-rpn-tokens": "`clip-rpn-attention`",
@@ -132,6 +132,7 @@ def section(
         return ""
     made, people = pooled(runs, "test"), pooled(runs, PEOPLE)
     parts = [
+        opening(people),
         text.PHOTOS.format(commands="\n".join(sorted({run["command"] for run in runs}))),
         data_of(runs),
         asked_by_people(people, made),
@@ -144,6 +145,16 @@ def section(
         not_run(runs),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def opening(people: Sequence[dict]) -> str:
+    """The table that the page opens with: a few systems on people's phrases."""
+    rows = [line for line in people if line["name"] in SHORT]
+    columns: dict[str, Column] = {"system": lambda r: SHORT[r["name"]]}
+    columns |= {name: field(key, "{:.3f}") for name, key in text.SCORES.items()}
+    columns |= {"interval": lambda r: f"[{r['acc@0.5_low']:.3f}, {r['acc@0.5_high']:.3f}]"}
+    columns |= {"minutes": lambda r: minutes(r) + (f" on {r['gpus']} GPUs" if r["gpus"] > 1 else "")}
+    return f"{text.IN_SHORT.format(n=rows[0]['n'])}\n\n{table(rows, columns)}"
 
 
 def data_of(runs: Sequence[dict]) -> str:

@@ -22,20 +22,21 @@ PHRASES = ["the red cube", "the small metal sphere left of the cone", "it", "the
 ROOT = Path(__file__).parents[1]
 
 
-def untrained(config: Config) -> Grounder:
-    """A `dense-grounder` as the one for photographs: no HRNet, cells that agree, a closer look."""
+def untrained(config: Config, name: str = "dense-grounder") -> Grounder:
+    """A model; `dense-grounder` as the one for photographs: no HRNet, cells that agree, a closer look."""
     torch.manual_seed(0)
     head = {"agreement": 0.3, "blocks": 1, "refinements": 1}
     head = {f"model__dense_grounder__{name}": value for name, value in head.items()}
-    config = set_fields(config, model__name="dense-grounder", model__pyramid__hrnet=False, **head)
-    return Grounder(build_model("dense-grounder", config.model), config, "cpu")
+    config = set_fields(config, model__name=name, model__pyramid__hrnet=False, **head)
+    return Grounder(build_model(name, config.model), config, "cpu")
 
 
 @torch.no_grad()
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["clip-hrnet", "clip-rpn-attention", "dense-grounder"])
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")
-def test_torch_programs_answer_any_number_of_phrases(tiny_config, tmp_path):
-    grounder = untrained(tiny_config)
+def test_torch_programs_answer_any_number_of_phrases(tiny_config, tmp_path, name):
+    grounder = untrained(tiny_config, name)
     export_torch(grounder, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image.pt2", "phrases.pt2"]
     head = torch.export.load(tmp_path / "phrases.pt2").module()

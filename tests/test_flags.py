@@ -27,6 +27,7 @@ CHOICES = {  # another value for the fields that do not take any
     "--model.transvg.box-loss": "l1",
     "--train.optimizer": "adam",
     "--train.precision": "bf16",
+    "--train.log": "tensorboard",
 }
 
 

@@ -9,10 +9,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from vg_utils import __version__
-from vg_utils.config import Config, ConfigError, nearest, set_fields
+from vg_utils.config import Config, ConfigError, Log, nearest, set_fields
 from vg_utils.preparing import add_flags, prepare
 from vg_utils.presets import PRESETS, preset, random_init, with_fast
 from vg_utils.settings import HelpAll, help_text, parse_settings
@@ -83,6 +83,8 @@ def _train(options: argparse.Namespace) -> None:
     config = _config(options, options.model)
     if options.init:
         config = set_fields(config, train__init=options.init)
+    if options.log:
+        config = set_fields(config, train__log=options.log)
     from vg_utils.training.engine import fit
 
     fit(config, options.out, resume=options.resume, closing=True)
@@ -235,6 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--init", metavar="CHECKPOINT", help=init)
     command.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
     command.add_argument("--cached", action="store_true", help="train the head on cached features")
+    log = "keep a log of the epochs for it, too (run and tune: --train.log)"
+    command.add_argument("--log", choices=get_args(Log), help=log)
     shared(command, "--random-init", "--fast")
 
     note = f"Settings of the model are flags of detector-clip alone: {OWN_SETTINGS}."

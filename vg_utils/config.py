@@ -30,6 +30,7 @@ from vg_utils.files import write_atomically
 
 Optimizer = Literal["adamw", "adam"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
+Log = Literal["no", "tensorboard", "wandb"]  # see training/tracking.py
 Tuning = Literal["frozen", "norms", "last", "lora", "full"]  # see models/finetuning.py
 BoxLoss = Literal["huber", "l1", "giou", "diou", "ciou", "l1+giou"]  # see models/losses.py
 MOST_PIXELS = 4096  # side of a model's square input
@@ -264,6 +265,7 @@ class TrainConfig:
     cached: bool = False  # train the head on a feature cache (frozen backbones only)
     cache_views: int = 1  # 1: the plain letterbox; K > 1: K augmented versions of each image in the cache
     similarity_images: int = 64  # validation images whose crops CLIP compares after each epoch; 0: none
+    log: Log = "no"  # the numbers of each epoch also for TensorBoard or Weights & Biases
     save_every: int = 0  # checkpoint also every so many optimizer steps; 0: once an epoch
     seed: int = 0
 
@@ -276,8 +278,8 @@ class TrainConfig:
         check_ranges(self, "train", layer_decay=(0, 1), ema=(0, 1), seed=(0, 2**32 - 1))
         if self.ema == 1:
             raise ConfigError(f"train.ema: expected a number below 1 (1 never learns), got {self.ema!r}")
-        check_choice(self.optimizer, "train.optimizer", Optimizer)
-        check_choice(self.precision, "train.precision", Precision)
+        for name, kinds in {"optimizer": Optimizer, "precision": Precision, "log": Log}.items():
+            check_choice(getattr(self, name), f"train.{name}", kinds)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from vg_utils.pickles import read_pickle, write_pickle
 
 REQUIREMENTS = Path(__file__).parent.parent / "requirements.txt"
 NEVER = ("torch", "torchvision")  # Colab's and Kaggle's fit their GPU: what is installed stays
-NOT_FOR_NOTEBOOKS = ("jupyterlab", "pytest", "pytest-xdist", "ruff", "nbmake", "nbclient")
+NOT_FOR_NOTEBOOKS = ("jupyterlab", "pytest", "pytest-xdist", "ruff", "tensorboard", "nbmake", "nbclient")
 
 
 def install_missing(requirements: Path = REQUIREMENTS) -> None:

@@ -71,6 +71,11 @@ def test_risk_coverage_has_the_bounds_beside_the_curve():
     assert set(random.get_ydata().round(9)) == {round((iou < 0.5).mean(), 9)}
     assert (best.get_ydata() <= model.get_ydata() + 1e-12).all()
     assert f"{area:.3f}" in legend_texts(figure)[0]
+    assert figure.axes[0].get_xlim() == (0, 1)  # it errs among the surest tenth
+    sure = rows.assign(score=rows["iou"])  # and this one not before it has to
+    right = (iou >= 0.5).mean()
+    start, end = evaluation.risk_coverage_curve(sure).axes[0].get_xlim()
+    assert right - 0.1 < start <= right < end == 1
     assert "0.5" in figure.axes[0].get_ylabel()
     assert stays_inside(figure)
 

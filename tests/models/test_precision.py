@@ -42,19 +42,19 @@ def test_bfloat16_is_for_gpus_that_compute_in_it(machine):
 
 
 @pytest.mark.parametrize(("asked", "kept"), [("auto", None), ("fp16", "fp16"), ("no", "no")])
-def test_training_computes_in_what_inference_does(machine, monkeypatch, asked, kept):
+def test_training_computes_in_what_inference_does(machine, monkeypatch, tmp_path, asked, kept):
     monkeypatch.setattr(acceleration, "Accelerator", lambda **options: options["mixed_precision"])
-    assert acceleration.make_accelerator(TrainConfig(precision=asked)) == (kept or machine)
+    assert acceleration.make_accelerator(TrainConfig(precision=asked), tmp_path) == (kept or machine)
 
 
-def test_a_gpu_that_training_shall_not_use_decides_nothing(monkeypatch):
+def test_a_gpu_that_training_shall_not_use_decides_nothing(monkeypatch, tmp_path):
     """`ACCELERATE_USE_CPU=true` on a machine with an old GPU: there is no fp16 without one."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
     monkeypatch.setattr(acceleration, "Accelerator", lambda **options: options["mixed_precision"])
-    assert acceleration.make_accelerator(TrainConfig()) == "fp16"
+    assert acceleration.make_accelerator(TrainConfig(), tmp_path) == "fp16"
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    assert acceleration.make_accelerator(TrainConfig()) == "no"
+    assert acceleration.make_accelerator(TrainConfig(), tmp_path) == "no"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

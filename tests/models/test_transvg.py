@@ -1,4 +1,4 @@
-"""The published rival: it learns, its score bends nothing, its positions say what is where.
+"""TransVG: it learns, its score bends nothing, its positions say what is where.
 
 What it promises in common with `dense-grounder` is in test_pyramid.py.
 """

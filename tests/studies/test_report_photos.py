@@ -49,6 +49,12 @@ def test_tables_hold_what_the_file_holds(runs):
     for lines, part in ((of_people, page[people:made]), (of_made, page[made:])):
         line = next(line for line in lines if line["name"] == "long")
         assert f"| long | {line['miou']:.3f} [{line['miou_low']:.3f}, {line['miou_high']:.3f}] |" in part
+    opening, line = page[: page.index("## On photographs")], of_people[0]
+    assert opening.count("\n| ") == 2 + sum(line["name"] in report_photos.SHORT for line in of_people)
+    interval = f"[{line['acc@0.5_low']:.3f}, {line['acc@0.5_high']:.3f}]"
+    scores = f"{line['miou']:.3f} | {line['acc@0.5']:.3f} | {interval}"
+    cells = f"{scores} | {line['train_seconds'] / 60:.1f} on 2 GPUs"
+    assert f"| {report_photos.SHORT['long']} | {cells} |" in opening
     assert "12 of train with 3,400 phrases and 56 that fit nothing" in page
     assert "(7 crops) | 0.125 | 0.500 | 0.487 |" in page or "(7 crops) | 0.125 | 0.500 | 0.488 |" in page
     assert "Not run yet" in page

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from vg_utils.data.examples import DataError
 from vg_utils.data.fetch import Entry, Fetcher, Picture, fetch_all, remove_temporary, verify

@@ -12,7 +12,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 from PIL import Image
 
@@ -87,7 +86,8 @@ def risk_coverage_curve(
 ) -> Figure:
     """How often the surest answers are wrong, for each share of them that is given (see `risk_coverage`).
 
-    Beside it stand the best order there could be, all right answers first, and one that knows nothing.
+    Beside it stand the best order there could be, all right answers first, and one that knows nothing. The
+    full tenths in which the model makes no mistake are cut off.
 
     Args:
         rows: with `score` and `iou`.
@@ -103,10 +103,13 @@ def risk_coverage_curve(
         table, area = risk_coverage(score, correct)
         style = {"color": color, "linestyle": line, "linewidth": 1.8}
         ax.plot(table["coverage"], table["risk"], label=f"{label}: area {area:.3f}", **style)
-    ax.set(xlim=(0, 1), ylim=(0, None), xlabel="coverage: share of phrases answered, the surest first")
+    start = min(np.floor(10 * np.mean(ax.lines[0].get_ydata() == 0)) / 10, 0.9)
+    faultless = f" (no mistake below {start:.0%})" if start else ""
+    ax.set(xlim=(start, 1), ylim=(0, None))
+    ax.set_xlabel(f"coverage: share of phrases answered, the surest first{faultless}")
     ax.set_ylabel(f"risk: share of answers with IoU below {threshold:g}")
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axis.set_major_formatter(lambda share, _: f"{100 * share:.4g}%")
     ax.grid(linewidth=0.8)
     figure.legend(loc="outside lower center", ncols=2)
     return finish(figure, title, path)

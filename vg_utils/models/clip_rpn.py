@@ -7,6 +7,7 @@ highest objectness is the answer, its objectness the score.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -150,8 +151,8 @@ class ClipRPN(GroundingModel):
 
         Returns:
             `boxes_cxcywh` (N, 4), `score` (N,), `objectness` (N, A) logits and `deltas` (N, A, 4) of the A
-            anchors; outside training also `proposals_cxcywh` (N, K, 4) and `proposal_scores` (N, K), the best
-            first, filled up with zeros.
+            anchors; outside training and export also `proposals_cxcywh` (N, K, 4) and `proposal_scores`
+            (N, K), the best first, filled up with zeros.
         """
         # Fuse the phrase into the map, and score and move the anchors on it
         seen = self.prepare_images(image_features)["seen"]
@@ -160,7 +161,7 @@ class ClipRPN(GroundingModel):
         outputs = {"objectness": logits, "deltas": deltas}
 
         # Answer with the best proposal
-        if self.training:  # only the curves look at these boxes: the suppression would not change the best
+        if self.training or torch.compiler.is_exporting():  # the suppression would not change the best
             boxes, scores = self.proposals.best(logits, deltas)
         else:
             proposals, proposal_scores = self.proposals.propose(logits, deltas)

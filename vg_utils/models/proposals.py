@@ -96,7 +96,8 @@ class ProposalNetwork(nn.Module):
 
     def _decode(self, deltas: Tensor, anchor: Tensor) -> Tensor:
         """Deltas (N, A, 4) of the chosen anchors (N, R) -> boxes_xyxy (N, R, 4), clipped to the image."""
-        chosen = deltas.detach().take_along_dim(anchor[..., None], dim=1)  # (N, R, 4)
+        # Not `take_along_dim`: exported, it would be for the number of phrases that there was.
+        chosen = deltas.detach().gather(1, anchor[..., None].expand(-1, -1, 4))  # (N, R, 4)
         return clip_boxes_to_image(moved(self.anchors[anchor], chosen), self.shape)
 
     def match(self, targets_xyxy: Tensor) -> Tensor:

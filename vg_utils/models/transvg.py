@@ -1,4 +1,4 @@
-"""`transvg`, the published rival: all image and text tokens and a [REG] token through a transformer.
+"""`transvg`, as published: all image and text tokens and a [REG] token through a transformer.
 
 TransVG (Deng et al. 2021, section 3.2) with CLIP's features, as in CLIP-VG (Xiao et al. 2023), on the map of
 `dense-grounder`. Nothing but the backbone is shared between the phrases of an image.

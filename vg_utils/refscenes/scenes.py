@@ -21,7 +21,7 @@ from random import Random
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from vg_utils.data.examples import DataError
 from vg_utils.data.markers import REFSCENES, check_begun, read_marker, write_marker

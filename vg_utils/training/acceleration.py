@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +19,7 @@ from vg_utils.models.base import EndToEnd, Features, GroundingModel
 from vg_utils.models.precision import DTYPES, best_precision
 
 
-def make_accelerator(train: TrainConfig) -> Accelerator:
+def make_accelerator(train: TrainConfig, run_dir: Path) -> Accelerator:
     """Accelerate's, in the precision that the settings ask for or that suits the machine."""
     precision = train.precision
     if precision == "auto":  # fp16 brings Accelerate's gradient scaler with it
@@ -37,6 +38,8 @@ def make_accelerator(train: TrainConfig) -> Accelerator:
         gradient_accumulation_steps=train.accumulation,
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[between],
+        log_with=None if train.log == "no" else train.log,
+        project_dir=run_dir,
     )
 
 

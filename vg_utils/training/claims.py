@@ -18,9 +18,9 @@ from vg_utils.models import MODELS
 from vg_utils.models.checkpoints import with_absolute_paths
 
 GONE = "was deleted or replaced while it was written to"
-CHANGES_NOTHING = {  # settings that no result depends on: where things lie, who decodes, when it is saved
+CHANGES_NOTHING = {  # settings that no result depends on: where things lie, who decodes, what is written when
     "data": ("root", "features", "workers", "strict"),
-    "train": ("save_every",),
+    "train": ("save_every", "log"),
 }
 
 

@@ -38,6 +38,7 @@ from vg_utils.training.optim import make_optimizer, make_scheduler, set_rates
 from vg_utils.training.printing import closing_lines, epoch_line
 from vg_utils.training.starting import start_model
 from vg_utils.training.states import check_state
+from vg_utils.training.tracking import check_log, logged
 
 MENDS = "A lower --train.lr or --train.grad-clip usually mends it"
 
@@ -81,7 +82,8 @@ def fit(
     run_dir = Path(run_dir)
     check_folder(run_dir)
     config = with_absolute_paths(config)
-    accelerator = make_accelerator(config.train)
+    check_log(config.train.log)
+    accelerator = make_accelerator(config.train, run_dir)
     check_graphs(config.train, accelerator.device)
     note = check_claim(run_dir, config, resume)  # all look, and nobody writes before everything is sound
     set_seed(config.train.seed)
@@ -96,18 +98,20 @@ def fit(
         if resume:
             run.restore()
         accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            config.save(run_dir / "config.json")
-        for line in filter(None, (note, taken_over)):
-            accelerator.print(line)
-        while run.epoch < config.train.epochs:
-            epoch = {"epoch": run.epoch + 1} | run.train_epoch(progress)
-            epoch |= run.validate(examples_of(val), val_loader, judge)
-            run.finish_epoch(epoch)
-            if progress and accelerator.is_main_process:
-                tqdm.write(epoch_line(epoch, config.train.epochs))
-            if on_epoch is not None:
-                on_epoch(epoch)
+        with logged(accelerator, config, run_dir, run.epoch):
+            if accelerator.is_main_process:
+                config.save(run_dir / "config.json")
+            for line in filter(None, (note, taken_over)):
+                accelerator.print(line)
+            while run.epoch < config.train.epochs:
+                epoch = {"epoch": run.epoch + 1} | run.train_epoch(progress)
+                epoch |= run.validate(examples_of(val), val_loader, judge)
+                accelerator.log(epoch, step=epoch["epoch"])
+                run.finish_epoch(epoch)
+                if progress and accelerator.is_main_process:
+                    tqdm.write(epoch_line(epoch, config.train.epochs))
+                if on_epoch is not None:
+                    on_epoch(epoch)
     if closing and accelerator.is_main_process:
         print(closing_lines(config, run_dir, run.history, examples_of(train), examples_of(val)))
     return run.history

@@ -36,7 +36,7 @@ from vg_utils.figures.style import (
 from vg_utils.tuning.storage import best_trial
 
 FAILED_COLOR, BEST_COLOR = "#c0392b", "#e08a00"
-SETTINGS_SHOWN = 8  # the most important ones
+SETTINGS_SHOWN = 6  # the most important ones
 BETTER_SHARE = 0.25  # of the trials, that importance is about
 VALUE = "best validation mIoU"
 COSTS = {"latency": "latency of one question (ms)", "parameters": "parameters (millions)"}
@@ -136,9 +136,9 @@ def draw_importances(study: optuna.Study, path: PathLike = None, title: str = ""
 def draw_slices(study: optuna.Study, path: PathLike = None, title: str = "") -> Figure:
     """Validation mIoU against each of the most important settings, later trials darker."""
     names = list(importances_of(study))[:SETTINGS_SHOWN]
-    columns = min(4, len(names))
+    columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    figure = StyledFigure(figsize=(2.6 * columns + 0.9, 2.5 * rows + 0.7), layout="constrained")
+    figure = StyledFigure(figsize=(2.6 * columns + 0.9, 2.6 * rows + 0.7), layout="constrained")
     shades = ListedColormap(mpl.colormaps["Blues"](np.linspace(0.2, 1, 256)))  # its first is white
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for ax in axes.flat[len(names) :]:
@@ -150,7 +150,7 @@ def draw_slices(study: optuna.Study, path: PathLike = None, title: str = "") -> 
         order = {"c": [trial.number for trial in trials], "cmap": shades, "vmin": 0}
         xs = _scale(ax, trials, name)
         points = ax.scatter(
-            xs, values, s=22, edgecolor=INK, linewidth=0.4, **order, vmax=len(study.trials) - 1
+            xs, values, s=34, edgecolor=INK, linewidth=0.4, **order, vmax=len(study.trials) - 1
         )
         ax.set_xlabel(name)
         ax.grid(linewidth=0.8)
@@ -195,7 +195,7 @@ def draw_parallel(study: optuna.Study, path: PathLike = None, title: str = "") -
 
     A line has a gap where a trial does without a setting (no delta where the loss is not Huber's).
     """
-    names = list(importances_of(study))[: SETTINGS_SHOWN - 2]
+    names = list(importances_of(study))[:SETTINGS_SHOWN]
     trials = sorted(_whole(study), key=lambda trial: trial.values[0])  # the best are drawn last
     figure, ax = _figure(9.5, 5)
     heights = np.array([trial.values[0] for trial in trials])

@@ -324,6 +324,7 @@ def _portable(config: Config) -> dict[str, Any]:
     settings = plain(config)
     for name in ("root", "features", "workers", "resident"):
         settings["data"].pop(name)
+    settings["train"].pop("log")
     return settings
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from vg_utils.data.examples import DataError
 from vg_utils.data.markers import PHRASES, check_begun, write_marker

@@ -19,7 +19,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
         tallies[name] = campaign(name, max(1, round(USUAL[name][0] * options.scale)), options.seed)
         print(f"{name}: {tallies[name].tried} tried", file=sys.stderr, flush=True)
         if options.keep:
-            rows = {name: asdict(tally) for name, tally in tallies.items()}
+            rows = {name: vars(tally) for name, tally in tallies.items()}
             write_atomically(options.keep, json.dumps(rows, indent=1).encode())
     print(table(tallies))
     return int(any(tally.broken for tally in tallies.values()))

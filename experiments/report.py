@@ -345,9 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     negative = options.negative.read_text() if options.negative.is_file() else ""
     asked = read_pickle(options.backbones) if options.backbones.is_file() else None
-    files = report_photos.CARD, report_photos.PRESENCE, report_photos.COLLAGES
-    numbers = map(report_photos.read_numbers, files)
-    photographs = report_photos.section(report_photos.load(options.photos), *numbers)
+    photographs = report_photos.of_files(options.photos)
     written = page(study, negative, asked, photographs)
     write_atomically(options.out / "RESULTS.md", written.encode())
     for name, (draw, groups) in FIGURES.items():

@@ -157,6 +157,11 @@ def opening(people: Sequence[dict]) -> str:
     return f"{text.IN_SHORT.format(n=rows[0]['n'])}\n\n{table(rows, columns)}"
 
 
+def of_files(results: Path = RESULTS) -> str:
+    """The section, from a file of results and what stands in the project beside it."""
+    return section(load(results), *map(read_numbers, (CARD, PRESENCE, COLLAGES)))
+
+
 def data_of(runs: Sequence[dict]) -> str:
     """How much there was to train on and to ask, and for how long it was trained."""
     sizes = next((run["data"] for run in runs if "data" in run), {})

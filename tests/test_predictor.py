@@ -119,7 +119,7 @@ def test_a_grounder_says_which_model_it_is_and_what_it_was_trained_on(grounder, 
 def test_by_default_the_model_for_photographs_answers():
     grounder = Grounder.load(device="cpu")
     assert grounder.origin == origin(DEFAULT_CHECKPOINT)
-    assert grounder.origin.startswith("photos/dense-grounder: dense-grounder, trained on 4,069 photographs")
+    assert grounder.origin.startswith("photos/dense-grounder: dense-grounder, trained on 4,067 photographs")
     cat, dog = grounder.set_image(PHOTOGRAPHS / "cat.jpg").ground(["the cat", "the dog"])
     assert cat.presence > 0.5 > dog.presence
     assert cat.unknown_words == dog.unknown_words == ()  # neither is news to it

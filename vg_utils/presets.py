@@ -115,8 +115,8 @@ def photos() -> Config:
 
     Command: `python -m vg_utils train --preset photos --model dense-grounder --out RUN_DIR`
     Hardware: an H200, of whose memory it took 30 GB. Time: 400 images a second; with collages among them
-    (`prepare phrases --collages 4000`) 3.3 minutes gave an Acc@0.5 of 0.678 on made phrases of val
-    (`experiments.photo_collages`). Longer trainings, and people's phrases: RESULTS.md, "On photographs".
+    (`prepare phrases --collages 4000`) it took 3.3 minutes. Score then: an Acc@0.5 of 0.678 on made phrases
+    of val (`experiments.photo_collages`). Longer trainings, people's phrases: RESULTS.md, "On photographs".
     """
     return Config(
         preset="photos",

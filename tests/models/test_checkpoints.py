@@ -411,7 +411,7 @@ def test_weights_that_are_finite_and_overflow_give_no_answer(saved):
     [
         ("box_head.0.weight.int8_scale", lambda t: t[:-1]),
         ("box_head.0.weight.int8_scale", lambda t: t * torch.nan),
-        ("box_head.0.weight.int8_scale", lambda t: t.fill_(1e38)),
+        ("box_head.0.weight.int8_scale", lambda t: t.float().fill_(1e38)),
         ("box_head.0.weight.int8_scale", lambda t: t.to(torch.int32)),
         ("box_head.0.weight", lambda t: t[:, :-1]),
     ],

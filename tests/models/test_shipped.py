@@ -16,7 +16,7 @@ from vg_utils.models import build_model, shipped
 from vg_utils.models.checkpoints import CheckpointError, load_model, save_checkpoint
 from vg_utils.models.clip import ClipBackbone, tokenize
 from vg_utils.models.hrnet import HRNetBackbone
-from vg_utils.models.shipped import load_shipped, pack, pack_tensors, unpack_tensors
+from vg_utils.models.shipped import halved, load_shipped, pack, pack_tensors, unpack_tensors
 from vg_utils.models.shipping import ship
 from vg_utils.predictor import Grounder
 from vg_utils.presets import preset
@@ -202,3 +202,19 @@ def test_a_shipped_run_with_tuned_text_answers_as_the_run_does(tmp_path, tuning)
     assert isinstance(loaded.model.clip, ClipBackbone)
     assert torch.equal(loaded.model.temperatures, model.temperatures)
     assert json.loads((directory / "config.json").read_text())["model"]["clip"]["text_tuning"] == tuning
+
+
+def test_halving_loses_no_more_than_rounding_and_spares_what_half_precision_cannot_hold():
+    torch.manual_seed(0)
+    tensors = {
+        "bias": torch.randn(64),
+        "large": torch.full((64,), 1e6),
+        "small": torch.full((64,), 1e-6),
+        "few": torch.tensor([1.5, 0.7]),
+        "count": torch.arange(64),
+        "matrix": torch.randint(-127, 128, (8, 8), dtype=torch.int8),
+    }
+    found = halved(tensors)
+    assert [name for name, x in found.items() if x.dtype == torch.float16] == ["bias", "small"]
+    for name, value in tensors.items():
+        torch.testing.assert_close(found[name].to(value.dtype), value, rtol=2**-10, atol=1e-7)

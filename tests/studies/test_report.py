@@ -317,9 +317,7 @@ def test_results_md_is_what_the_command_writes():
     negative = report.NEGATIVE.read_text() if report.NEGATIVE.is_file() else ""
     written = (report.ROOT / "RESULTS.md").read_text()
     asked = pickle.loads(report.BACKBONES.read_bytes())
-    numbers = map(report_photos.read_numbers, (report_photos.CARD, report_photos.PRESENCE))
-    photographs = report_photos.section(report_photos.load(), *numbers)
-    expected = report.page(results.load(report.RESULTS), negative, asked, photographs)
+    expected = report.page(results.load(report.RESULTS), negative, asked, report_photos.of_files())
     assert written == expected, "RESULTS.md is out of date: run python -m experiments.report"
 
 

@@ -292,7 +292,7 @@ def _read_fingerprints(path: Path, key: str = "fingerprints") -> dict[str, str]:
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(key, "{}")
-        prints = parse_json(text.encode(), f"{path}, {key}", "an object")
+        prints = parse_json(text.encode(), f"{path}: {key}", "an object")
     except FileNotFoundError:
         raise CheckpointError(f"{path}: expected weights, found no such file") from None
     except DataError as error:

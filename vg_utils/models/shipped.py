@@ -29,7 +29,8 @@ WEIGHTS_DIR = Path(__file__).parent.parent / "weights"
 _TABLE, _ROWS = "token_embedding.weight", "token_embedding.rows"
 _LEFT, _RIGHT = ".change_left", ".change_right"  # a matrix is the model's own and the product of the two
 _SCALE, _LARGEST = ".int8_scale", 127  # a scale's name is that of its matrix, and this
-_HALF = 2**-10  # relative error of float16, where it is neither too large for it nor too small
+_HALF = 2**-10  # relative error of float16, where a number is neither too large for it nor too small
+_FEW = 32  # numbers: what is shorter costs no room, and stays as it is
 
 Statistics = Mapping[int, Mapping[str, Tensor]]  # of BatchNorm: by size of the input in pixels, then by name
 
@@ -93,7 +94,7 @@ def halved(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """float32 as float16 where no more is lost than its rounding: norms, biases, the scales of rows."""
 
     def halve(value: Tensor) -> Tensor:
-        half = value.half() if value.dtype == torch.float32 else value
+        half = value.half() if value.dtype == torch.float32 and value.numel() >= _FEW else value
         return half if torch.allclose(half.to(value.dtype), value, rtol=_HALF, atol=1e-7) else value
 
     return {name: halve(value) for name, value in packed.items()}

@@ -206,7 +206,7 @@ def test_it_learns_to_mend_boxes_of_rectangles():
         cells = torch.zeros(len(images), 16, 8)
         return refinement(fine, cells, torch.arange(len(images)), boxes)
 
-    for _ in range(100):
+    for _ in range(60):
         targets = random_boxes(8)
         outputs = mended(targets, jittered(targets[:, None])[:, 0])
         optimizer.zero_grad()

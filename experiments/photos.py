@@ -1,10 +1,11 @@
 """Train and score every system on photographs: `python -m experiments.photos --out runs/photos`.
 
 The data are phrases made from boxes (`python -m vg_utils prepare phrases`, with `--collages 8000` for the run
-that is shipped, `long`); what is chosen is chosen on their val. People's phrases, a folder in RefCOCOg's layout, are asked once of each finished run: `--people`. Every
-run is a process of its own; with several GPUs, or `--slots` above 1, they go side by side. Give the same
-command again and it goes on where it stopped. `--untrained` scores what has nothing to train, which a
-processor does in minutes, and `python -m experiments.report_photos --gather` makes one file of all results.
+that is shipped, `long`); what is chosen is chosen on their val. People's phrases, a folder in RefCOCOg's
+layout, are asked once of each finished run: `--people`. Every run is a process of its own; with several GPUs,
+or `--slots` above 1, they go side by side. Give the same command again and it goes on where it stopped.
+`--untrained` scores what has nothing to train, which a processor does in minutes, and
+`python -m experiments.report_photos --gather` makes one file of all results.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from experiments.photos import TOGETHER, Run, length_for, tell
+from experiments.photos import TOGETHER, Run, holder, length_for, tell
 from vg_utils.data import GroundingExample, load_examples
-from vg_utils.data.phrases.collages import pair_up
+from vg_utils.data.phrases.collages import PREFIX, pair_up
 from vg_utils.data.phrases.reading import class_weights, read_captions, read_pictures
 from vg_utils.data.phrases.writing import (
     Summary,
@@ -32,11 +32,9 @@ from vg_utils.data.phrases.writing import (
     write_some,
 )
 from vg_utils.data.refer_files import read_instances, write_refer
-from vg_utils.data.resident import ResidentPictures
 from vg_utils.devices import default_device
 from vg_utils.evaluation.runs import evaluate
 from vg_utils.files import write_atomically
-from vg_utils.models.backbones import build_backbone
 from vg_utils.predictor import Grounder
 from vg_utils.training.engine import fit
 
@@ -77,11 +75,10 @@ def probe(name: str, options: argparse.Namespace, pairs: Sequence[GroundingExamp
     config = run.config(0, options.data)
     train, val = (load_examples(options.data, split) for split in ("train", "val"))
     if not collages:
-        train = [example for example in train if not Path(example.image).name.startswith("collage_")]
-    size, device = config.model.image_size, default_device()
-    tokenizer = build_backbone(replace(config.model.clip, weights="random"), size).tokenizer
-    hold = {"size": size, "tokenizer": tokenizer, "device": device, "workers": options.workers}
-    splits = {split: ResidentPictures(x, **hold) for split, x in (("train", train), ("val", val))}
+        train = [example for example in train if not Path(example.image).name.startswith(PREFIX)]
+    device = default_device()
+    hold = holder(config, device, options.workers)
+    splits = {"train": hold(train), "val": hold(val)}
     length = length_for(run, config, options, splits)
     config = replace(config, train=replace(config.train, **length))
     history = fit(config, options.out / name, True, progress=False, splits=splits, on_epoch=tell)

@@ -17,8 +17,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,15 @@ def without(examples: Sequence[GroundingExample], families: Sequence[str]) -> li
     return kept
 
 
+def holder(
+    config: Config, device: torch.device, workers: int
+) -> Callable[[Sequence[GroundingExample]], ResidentPictures]:
+    """What puts the images of examples onto a device, as the model of these settings looks at them."""
+    size = config.model.image_size
+    tokenizer = build_backbone(replace(config.model.clip, weights="random"), size).tokenizer
+    return partial(ResidentPictures, size=size, tokenizer=tokenizer, device=device, workers=workers)
+
+
 def train_and_score(run: Run, seed: int, options: argparse.Namespace) -> dict | None:
     """Train for its minutes, and score the best weights on made phrases and on people's.
 
@@ -135,11 +145,10 @@ def train_and_score(run: Run, seed: int, options: argparse.Namespace) -> dict | 
 
     config = run.config(seed, options.data)
     examples = {split: load_examples(options.data, split) for split in ("train", *MADE)}
-    size, device = config.model.image_size, device_of_process()
-    tokenizer = build_backbone(replace(config.model.clip, weights="random"), size).tokenizer
-    hold = {"size": size, "tokenizer": tokenizer, "device": device, "workers": options.workers}
-    splits: dict[str, Any] = {"train": ResidentPictures(without(examples["train"], run.without), **hold)}
-    splits["val"] = examples["val"] if run.gpus > 1 else ResidentPictures(examples["val"], **hold)
+    device = device_of_process()
+    hold = holder(config, device, options.workers)
+    splits: dict[str, Any] = {"train": hold(without(examples["train"], run.without))}
+    splits["val"] = examples["val"] if run.gpus > 1 else hold(examples["val"])
     length = length_for(run, config, options, splits)
     config = replace(config, train=replace(config.train, **length))
     directory, started = options.out / "runs" / f"{run.name}-{seed}", time.perf_counter()

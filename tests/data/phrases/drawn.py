@@ -47,10 +47,7 @@ def random_picture(seed: int, captions: bool = True) -> Picture:
 def made_and_objects(picture: Picture, seed: int = 0) -> tuple[Made, object]:
     """An image's phrases, and its objects looked at anew."""
     weights = dict.fromkeys(sorted(picture.known or ()), 1.0)
-    made = make(picture, seed, weights)
-    from vg_utils.data.phrases.caption_words import words_of
-
-    return made, look_at(picture, [words_of(caption) for caption in picture.captions])
+    return make(picture, seed, weights), look_at(picture)
 
 
 def write_set(folder: Path, pictures: int = 6) -> dict[str, Path]:

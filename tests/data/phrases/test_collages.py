@@ -32,7 +32,7 @@ def collage_of(one: int, other: int, below: bool) -> Collage:
 @pytest.mark.parametrize("seed", range(0, 40, 2))
 def test_every_phrase_is_proved_on_the_boxes_of_both(seed):
     collage = collage_of(seed, seed + 1, below=seed % 4 == 0)
-    halves = [look_at(part, part.words) for part in collage.parts]
+    halves = [look_at(part) for part in collage.parts]
     objects = together(collage, halves)
     found = make_collage(collage, 0, {"cat": 1.0, "dog": 1.0, "bus": 1.0})
     for phrase in found.phrases:

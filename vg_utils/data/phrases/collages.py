@@ -28,7 +28,7 @@ from vg_utils.data.phrases.told import POSTURES, SMALL_WORDS
 from vg_utils.files import write_atomically
 
 ALIKE = 0.75  # of the collages: both images have captions about the same class
-QUALITY = 92  # of the JPEG files
+PREFIX, QUALITY = "collage_", 92  # of the names of the JPEG files, and of the files
 VAGUE = (  # words that may be true of anything, or that captions leave out
     ADJECTIVES
     | COLORS
@@ -61,7 +61,7 @@ class Collage:
     @property
     def file_name(self) -> str:
         """Of its image."""
-        return f"collage_{self.image_id:012d}.jpg"
+        return f"{PREFIX}{self.image_id:012d}.jpg"
 
     @property
     def sizes_wh(self) -> list[tuple[int, int]]:
@@ -146,8 +146,7 @@ def nearer_to_square(parts: tuple[Picture, Picture]) -> bool:
 def make_collage(collage: Collage, seed: int, weights: dict[str, float]) -> Made:
     """All phrases of a collage, see `making.make`."""
     random = Random(f"phrases/{seed}/{collage.image_id}")
-    words = [part.words for part in collage.parts]
-    halves = [look_at(part, said) for part, said in zip(collage.parts, words, strict=True)]
+    words, halves = [part.words for part in collage.parts], [look_at(part) for part in collage.parts]
     objects = together(collage, halves)
     told, first = [], 0
     for k, (half, said) in enumerate(zip(halves, words, strict=True)):

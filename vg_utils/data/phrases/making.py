@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from random import Random
 
@@ -53,7 +54,7 @@ class Picture:
     captions: Sequence[str] = ()
     known: frozenset[str] | None = None
 
-    @property
+    @cached_property
     def words(self) -> list[list[str]]:
         """Words of each caption."""
         return [words_of(caption) for caption in self.captions]
@@ -93,10 +94,9 @@ def make(picture: Picture, seed: int, weights: Mapping[str, float]) -> Made:
     if not picture.boxes_xywh:
         return Made(picture.image_id)
     random = Random(f"phrases/{seed}/{picture.image_id}")
-    words = picture.words
-    objects = look_at(picture, words)
-    told = phrases_of_captions(words, objects, random)
-    return say_all(picture.image_id, objects, told, captions.mentions(words), random, weights)
+    objects = look_at(picture)
+    told = phrases_of_captions(picture.words, objects, random)
+    return say_all(picture.image_id, objects, told, captions.mentions(picture.words), random, weights)
 
 
 def phrases_of_captions(
@@ -133,7 +133,7 @@ def say_all(
     return made
 
 
-def look_at(picture: Picture, words: Sequence[list[str]]) -> Objects:
+def look_at(picture: Picture) -> Objects:
     """The image's objects with everything that is known of them."""
     boxes = np.array(picture.boxes_xywh, dtype=np.float64)
     boxes[:, 2:] += boxes[:, :2]
@@ -145,9 +145,9 @@ def look_at(picture: Picture, words: Sequence[list[str]]) -> Objects:
         person = [category == lexicon.PERSON for category in categories]
         colored = [p or category in lexicon.COLORED for p, category in zip(person, categories, strict=True)]
         objects.measured = measure(read_pixels(picture.path, picture.size_wh), boxes, person, colored)
-    objects.people = prove_people(words, objects)
+    objects.people = prove_people(picture.words, objects)
     objects.cache.clear()  # words for people were asked before it was known who they are
-    objects.told = tell(words, objects)
+    objects.told = tell(picture.words, objects)
     return objects
 
 

@@ -113,19 +113,16 @@ def make_phrases(
     sentences = read_captions(Path(captions)) if captions else {}
     pictures = read_pictures(records, instances_path, Path(images), sentences)
 
-    weights = class_weights(pictures)
-    work = partial(make_some, seed=seed, weights=weights)
-    made = list(in_processes(work, pictures, "phrases", processes, progress))
+    weights, run = class_weights(pictures), partial(in_processes, processes=processes, progress=progress)
+    made = list(run(partial(make_some, seed=seed, weights=weights), pictures, "phrases"))
     names = {picture.image_id: picture.path.name for picture in pictures}
     split_by_name = divide((names[each.image_id] for each in made if each.phrases), HELD_OUT)
     splits = {each.image_id: split_by_name[names[each.image_id]] for each in made if each.phrases}
 
     train = [k for k, each in enumerate(made) if splits.get(each.image_id) == "train"]
     first_id = max((picture.image_id for picture in pictures), default=0) + 1
-    paired = pair_up([pictures[k] for k in train], [made[k] for k in train], collages, seed, first_id)
-    sheets = list(paired)
-    work = partial(make_some_collages, seed=seed, weights=weights)
-    of_sheets = list(in_processes(work, sheets, "collages", processes, progress))
+    sheets = list(pair_up([pictures[k] for k in train], [made[k] for k in train], collages, seed, first_id))
+    of_sheets = list(run(partial(make_some_collages, seed=seed, weights=weights), sheets, "collages"))
     sheets = [sheet for sheet, each in zip(sheets, of_sheets, strict=True) if each.phrases]
     splits |= {sheet.image_id: "train" for sheet in sheets}
     records = with_collages(records, sheets)
@@ -138,8 +135,7 @@ def make_phrases(
     for picture in pictures:
         if picture.image_id in splits:
             place(picture.path, root / "images" / picture.path.name)
-    write = partial(write_some, folder=root / "images")
-    list(in_processes(write, sheets, "files of collages", processes, progress))
+    list(run(partial(write_some, folder=root / "images"), sheets, "files of collages"))
     write_refer(root, "umd", out, refs, absent)
     return summary
 

@@ -114,9 +114,10 @@ def test_different_work_is_an_error():
         _timing.require_equal("sentences", [1, 2], [1, 3])
 
 
-def test_command_line_takes_a_name_and_its_options(capsys):
-    assert command_line(["benchmark", "grounding", "--tiny", "--model", "clip-rpn-concat"]) == 0
-    assert "clip-rpn-concat" in capsys.readouterr().out
+def test_command_line_takes_a_name_and_its_options(tmp_path, capsys):
+    assert command_line(["benchmark", "proposals", "--tiny", "--json", str(tmp_path / "figures.json")]) == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["benchmark"] == "proposals"
+    capsys.readouterr()
     assert command_line(["benchmark", "gruping"]) == 2
     assert "did you mean 'grouping'" in capsys.readouterr().err
     assert command_line(["benchmark", "refscenes_statistics"]) == 2

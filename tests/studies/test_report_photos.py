@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from experiments import photos, report, report_photos, results
+from tests.conftest import TINY_SIZE
 from tests.studies.test_report import job
+from vg_utils.config import set_fields
 from vg_utils.data import load_examples
 from vg_utils.pickles import write_pickle
+from vg_utils.presets import preset
 
 CARD = {
     "minutes": 4.0,
@@ -115,6 +118,9 @@ def test_without_runs_there_is_no_section(tmp_path: Path, runs):
 
 def test_what_has_nothing_to_train_is_scored(tiny_scenes, monkeypatch):
     monkeypatch.setattr(photos, "people_of", lambda root: load_examples(root, "val"))
+    monkeypatch.setattr(
+        photos, "preset", lambda *names: set_fields(preset(*names), model__image_size=TINY_SIZE)
+    )
     found = {run["name"]: run for run in photos.score_untrained(tiny_scenes, tiny_scenes)}
     assert set(found) == {"constant-box", "oracle-crop", "oracle-global-local"}
     box = found["constant-box"]

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from vg_utils.config import Config
+from vg_utils.models import build_model
 from vg_utils.training import engine
 
 
@@ -65,8 +66,10 @@ def free_port() -> int:
 def main() -> None:
     """Print the exit codes of the processes of each job, as JSON; minus the signal for those killed."""
     torch.set_num_threads(1)
-    codes = []
-    for job in json.loads(sys.argv[1]):
+    codes, jobs = [], json.loads(sys.argv[1])
+    config = Config.load(Path(jobs[0]["config"]))
+    build_model(config.model.name, config.model)  # imports what is imported when it is needed, once for all
+    for job in jobs:
         processes, port = job.get("processes", 1), free_port()
         pids = [forked(job, rank, processes, port) for rank in range(processes)]
         codes.append([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids])

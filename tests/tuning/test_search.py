@@ -200,7 +200,7 @@ def test_a_search_from_the_command_line(tiny_config, tiny_scenes, tmp_path, caps
     """Search, retraining and test; called again it goes on, and the same elsewhere gives the same."""
     arguments = ["tune", "--fast", "--data", str(tiny_scenes), "--model.image-size", "64", "--seed", "3"]
     arguments += ["--data.features", tiny_config.data.features, "--train.cache-views", "1"]
-    arguments += ["--train.epochs", "1", "--study", "s"]
+    arguments += ["--train.epochs", "1", "--data.limit-images", "8", "--study", "s"]
     assert cli.main([*arguments, "--out", str(tmp_path / "a"), "--trials", "2"]) == 0
     assert cli.main([*arguments, "--out", str(tmp_path / "a"), "--trials", "3"]) == 0
     assert cli.main([*arguments, "--out", str(tmp_path / "b"), "--trials", "3", "--no-report"]) == 0

@@ -63,12 +63,19 @@ def free_port() -> int:
         return opened.getsockname()[1]
 
 
+@torch.no_grad()
+def warm_up(config: Config) -> None:
+    """Ask a model once: what the first use of one imports and prepares, all forks then have."""
+    model, size = build_model(config.model.name, config.model).eval(), config.model.image_size
+    images = torch.zeros(config.train.batch_images, 3, size, size, dtype=torch.uint8)
+    model.predict(images, model.tokenizer(["the cube"]), torch.zeros(1, dtype=torch.long))
+
+
 def main() -> None:
     """Print the exit codes of the processes of each job, as JSON; minus the signal for those killed."""
     torch.set_num_threads(1)
     codes, jobs = [], json.loads(sys.argv[1])
-    config = Config.load(Path(jobs[0]["config"]))
-    build_model(config.model.name, config.model)  # imports what is imported when it is needed, once for all
+    warm_up(Config.load(Path(jobs[0]["config"])))
     for job in jobs:
         processes, port = job.get("processes", 1), free_port()
         pids = [forked(job, rank, processes, port) for rank in range(processes)]

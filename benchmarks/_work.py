@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,7 @@ def photographs(folder: Path, count: int, size_wh: tuple[int, int] = (640, 480))
     return examples
 
 
+@cache
 def typical_start(count: int, among: int = 64) -> int:
     """Where to start so that `count` scenes in a row have RefCOCOg's mean number of expressions."""
     _, scenes = make_scenes("train", 0, count + among, size=32, device="cpu", draw=False)

@@ -87,6 +87,7 @@ def test_grounding_answers_the_same_each_way(tmp_path):
     assert written["comparisons"][0]["rows"] == report.comparisons[0].rows()
 
 
+@pytest.mark.slow
 def test_answering_gives_the_same_boxes_each_way_and_in_another_process():
     report = run("answering", "--model", "dense-grounder", "--against", Path(__file__).parent.parent)
     assert [len(c.rows()) for c in report.comparisons] == [3, 3, 3]

@@ -32,18 +32,29 @@ def untrained(config: Config, name: str = "dense-grounder") -> Grounder:
 
 
 @torch.no_grad()
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["clip-hrnet", "clip-rpn-attention", "dense-grounder"])
-@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
-def test_torch_programs_answer_any_number_of_phrases(tiny_config, tmp_path, name):
-    grounder = untrained(tiny_config, name)
-    export_torch(grounder, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.pt2", "phrases.pt2"]
-    head = torch.export.load(tmp_path / "phrases.pt2").module()
+def assert_answers_any_number(head: nn.Module, grounder: Grounder) -> None:
+    """The exported head says of one phrase and of several what the model does."""
     features = ImageEncoder(grounder.model)(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
     for count in (1, 2, 4):
         tokens = grounder.model.tokenizer(PHRASES[:count])
         torch.testing.assert_close(head(features, tokens), PhraseHead(grounder.model)(features, tokens))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["clip-hrnet", "clip-rpn-attention"])
+def test_torch_programs_answer_any_number_of_phrases(tiny_config, name):
+    grounder = untrained(tiny_config, name)
+    _, head = export_programs(grounder)
+    assert_answers_any_number(head.module(), grounder)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+def test_torch_programs_of_the_files_answer_any_number_of_phrases(tiny_config, tmp_path):
+    grounder = untrained(tiny_config)
+    export_torch(grounder, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.pt2", "phrases.pt2"]
+    assert_answers_any_number(torch.export.load(tmp_path / "phrases.pt2").module(), grounder)
 
 
 def test_what_cannot_be_exported_is_a_line(tiny_config, monkeypatch):

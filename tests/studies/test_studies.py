@@ -94,6 +94,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_the_study_does_what_is_not_done_yet_and_nothing_twice(tmp_path):
     where = ["--data", str(tmp_path / "scenes"), "--out", str(tmp_path / "study"), "--minutes", "1e-3"]
     command = [sys.executable, "-c", STUDY, *where, "--processors", "1"]

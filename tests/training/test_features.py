@@ -10,6 +10,7 @@ import re
 import shutil
 import warnings
 from collections import Counter
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,10 +36,10 @@ def images(tiny_scenes, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def setting(tiny_config, images):
+def setting(tiny_config, images, untrained):
     """A config, eight images, and a model with shipped backbones."""
     config = set_fields(tiny_config, data__root=str(images), data__limit_images=8)
-    return config, load_split(config, "train"), build_model("clip-hrnet", config.model)
+    return config, load_split(config, "train"), deepcopy(untrained("clip-hrnet"))
 
 
 def plain(examples) -> GroundingDataset:

@@ -22,7 +22,7 @@ def trained(tmp_path_factory, tiny_scenes):
     from vg_utils.presets import preset
 
     out = tmp_path_factory.mktemp("runs") / "first"
-    settings = {"train__epochs": 1, "train__cached": False, "train__batch_images": 3}
+    settings = {"train__epochs": 1, "train__cached": False, "train__batch_images": 3, "data__limit_images": 8}
     settings |= {"train__similarity_images": 0, "data__root": str(tiny_scenes), "data__workers": 0}
     settings |= {"model__image_size": 64, "model__clip__tuning": "last", "train__backbone_lr": 1e-3}
     fit(set_fields(preset("scenes"), **settings), out, progress=False)

@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk():
-    """Optuna's journal asks for each line whether it would outlast a power cut: seconds a study, and no test's."""
+    """Optuna's journal waits for it after each line, for a power cut that no test is about."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
         yield

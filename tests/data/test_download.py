@@ -123,6 +123,21 @@ def server(tmp_path):
 
 
 @pytest.fixture
+def impatient(server, monkeypatch):
+    """Makes the client wait so many seconds for an answer that is a fault, and as ever for the others."""
+    get = fetch_module._get
+
+    def make(seconds: float) -> None:
+        def of_a_fault(session, url, timeout_s, most_bytes):
+            faulty = server.faults.get(url.rpartition("/")[2])
+            return get(session, url, seconds if faulty else timeout_s, most_bytes)
+
+        monkeypatch.setattr(fetch_module, "_get", of_a_fault)
+
+    return make
+
+
+@pytest.fixture
 def root(tmp_path):
     """A folder with the annotations of the small set and no images."""
     write_refer(tmp_path / "data", "umd", *small_set())
@@ -178,9 +193,11 @@ def test_limit(root, server):
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "truncate", "half", "garbage", "stall"])
-def test_passing_faults_are_tried_again(root, server, fault):
+def test_passing_faults_are_tried_again(root, server, impatient, fault):
     server.faults[NAMES[1]] = [fault, fault]
-    summary = prepare(root, server, **({"timeout_s": 1.0} if fault == "stall" else {}))
+    if fault == "stall":
+        impatient(1.0)
+    summary = prepare(root, server)
     assert (summary.fetched, summary.failed) == (3, {})
     assert server.requests.count(NAMES[1]) == 3
     assert (root / "images" / NAMES[1]).read_bytes() == (server.folder / NAMES[1]).read_bytes()
@@ -193,9 +210,10 @@ def test_429_waits_as_long_as_the_server_says(root, server):
     assert time.monotonic() - start >= 1.0
 
 
-def test_a_body_that_trickles_is_given_up(root, server):
+def test_a_body_that_trickles_is_given_up(root, server, impatient):
     server.faults[NAMES[1]] = ["trickle"]
-    summary = prepare(root, server, timeout_s=0.2)
+    impatient(0.2)
+    summary = prepare(root, server)
     assert summary.failed == {}
     assert server.requests.count(NAMES[1]) > 1
 
@@ -367,10 +385,11 @@ def test_a_download_of_an_earlier_version_is_known_by_its_annotations(tmp_path, 
 
 
 @pytest.mark.parametrize("fault", [*ODD_HEADERS, *REDIRECTS])
-def test_a_bad_answer_is_one_failure_and_not_the_end(root, server, fault):
+def test_a_bad_answer_is_one_failure_and_not_the_end(root, server, impatient, fault):
     server.faults = {NAMES[0]: [fault] * 9}
-    endless = fault in ("no length", "negative length")  # the connection stays open: only patience ends it
-    summary = prepare(root, server, **({"timeout_s": 0.5} if endless else {}))
+    if fault in ("no length", "negative length"):  # the connection stays open: only patience ends it
+        impatient(0.2)
+    summary = prepare(root, server)
     assert set(summary.failed) <= {NAMES[0]}
     assert summary.fetched + len(summary.failed) == 3
     if summary.failed:

@@ -424,7 +424,7 @@ def test_a_run_is_not_resumed_on_other_data(tiny_config, tiny_scenes, tmp_path):
 
 def test_a_run_goes_on_for_more_epochs_and_says_so(tiny_config, tmp_path, capsys):
     """The rate follows the cosine of all epochs, also where the first few had come to its end."""
-    config = set_fields(tiny_config, **FEW, train__cached=True, train__epochs=2)
+    config = set_fields(tiny_config, **FEW, train__cached=True, train__cache_views=1, train__epochs=2)
     first = fit(config, tmp_path / "run", progress=False)
     longer = set_fields(config, train__epochs=4)
     capsys.readouterr()

@@ -62,7 +62,7 @@ def assert_each_once(study: optuna.Study, trials: int, lost: int) -> None:
 @pytest.mark.slow
 def test_two_workers_on_a_journal_one_killed_in_mid_trial(tiny_config, tmp_path):
     """Real trainings, one cache, one kill -9."""
-    config = set_fields(tiny_config, train__cached=True, train__cache_views=1, train__epochs=3)
+    config = set_fields(tiny_config, train__cached=True, train__cache_views=1, data__limit_images=8)
     config.save(tmp_path / "config.json")
     job = {
         "config": str(tmp_path / "config.json"),
@@ -70,10 +70,10 @@ def test_two_workers_on_a_journal_one_killed_in_mid_trial(tiny_config, tmp_path)
         "out": str(tmp_path / "out"),
         "quick": False,
     }
-    job |= {"storage": str(tmp_path / "out" / "journal.log"), "trials": 6, "killed_in": [2, 0]}
+    job |= {"storage": str(tmp_path / "out" / "journal.log"), "trials": 4, "killed_in": [2, 0]}
     assert run_workers(job) == [-9, 0]
     study = open_study(job["storage"])
-    assert_each_once(study, 6, lost=1)
+    assert_each_once(study, 4, lost=1)
     assert len(list(Path(config.data.features).glob("*.pt"))) == 2  # train and val: made once, for all
     for trial in study.get_trials(states=[TrialState.COMPLETE]):
         assert (Path(trial.user_attrs["run_dir"]) / "checkpoint" / "model.safetensors").exists()

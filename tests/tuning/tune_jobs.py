@@ -19,6 +19,7 @@ from pathlib import Path
 import optuna
 import torch
 
+from tests.training.train_jobs import warm_up
 from vg_utils.config import Config
 from vg_utils.tuning import search as tuning
 from vg_utils.tuning import storage as tuning_storage
@@ -121,6 +122,8 @@ def main() -> None:
     QUICK_SECONDS, tuning.POLL_SECONDS, tuning_storage.HEARTBEAT_SECONDS = 0.02, 0.2, 1
     tuning_storage.MISSED_BEATS = 10  # a busy machine may well be late by some
     job = json.loads(sys.argv[1])
+    if not job["quick"]:
+        warm_up(Config.load(Path(job["config"])))
     pids = [forked(job, worker) for worker in range(len(job["killed_in"]))]
     print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]))
 

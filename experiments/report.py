@@ -19,20 +19,20 @@ from textwrap import TextWrapper
 
 import numpy as np
 
-from experiments import plan, report_photos
+from experiments import photo_results, plan, report_backbones, report_photos
 from experiments import report_text as text
 from experiments.backbones import OUT as BACKBONES
 from experiments.figures import FIGURES, GROUPS, curve_rows, difference_rows, family_table, progress
 from experiments.report_tables import (
-    NONE,
     SIZE,
     SPEED,
     Column,
     count,
     differences,
     field,
+    fill,
     insert,
-    interval,
+    interval_of,
     known,
     label,
     minutes,
@@ -52,7 +52,6 @@ from vg_utils.pickles import read_pickle
 
 ROOT = Path(__file__).parents[1]
 RESULTS, NEGATIVE = ROOT / "experiments/results.pkl", ROOT / "experiments/negative_results.md"
-fill = TextWrapper(width=108, break_on_hyphens=False, break_long_words=False).fill
 
 
 def page(study: Study, negative: str = "", asked: dict | None = None, photographs: str = "") -> str:
@@ -78,7 +77,7 @@ def page(study: Study, negative: str = "", asked: dict | None = None, photograph
         learning_curve(study),
         confidence(study),
         shipped(study),
-        backbones(asked) if asked else "",
+        report_backbones.section(asked) if asked else "",
         searched(study),
         not_run(study),
         f"## What did not work\n\n{negative.strip()}" if negative.strip() else "",
@@ -214,14 +213,10 @@ def learning_curve(study: Study) -> str:
     labels = list(dict.fromkeys(name for name, _ in at))
     rows = [{"images": n} | {name: at.get((name, n)) for name in labels} for n in sorted({n for _, n in at})]
     columns: dict[str, Column] = {"training images": field("images", "{:,.0f}")}
-    columns |= {name: _interval_of(name) for name in labels}
+    columns |= {name: interval_of(name) for name in labels}
     figure = "![mIoU by number of training images](Visuals/results_learning_curve.png)"
     lead = fill(f"{text.CURVE} {_curve_times(every)}".strip())
     return section("Learning curve", lead, rows, columns, figure)
-
-
-def _interval_of(column: str, name: str = "miou") -> Column:
-    return lambda r: interval(r[column], name) if r[column] else NONE
 
 
 def _curve_times(rows: Sequence[dict]) -> str:
@@ -261,25 +256,6 @@ def shipped(study: Study) -> str:
     rows = study.rows("long") + [row for row in study.rows("shipped") if row["name"] in names]
     columns = insert(scores(study), "seeds", on_novel(study) | SIZE | {"minutes": minutes})
     return section("Shipped checkpoints", text.SHIPPED, rows, columns)
-
-
-def backbones(asked: dict) -> str:
-    """What the small backbones know before they ground anything."""
-    parts = ["## The small backbones", text.BACKBONES.format(**asked)]
-    for name, lead in (("clip", text.CLIP), ("hrnet", text.HRNET)):
-        lines = [line for line in asked["answers"] if name in line["backbone"]]
-        rows = {line["question"]: {"question": line["question"], "chance": line["chance"]} for line in lines}
-        columns = {"question": field("question"), "chance": field("chance", "{:.3f}")}
-        for line in lines:
-            if line["chance"] is not None:  # the commonest answer depends a little on the side
-                rows[line["question"]]["chance"] = max(line["chance"], rows[line["question"]]["chance"])
-            weights = ", random weights" if line["backbone"].startswith("random") else ""
-            column = f"at {line['side']}{weights}"
-            rows[line["question"]] |= {column: line}
-            columns[column] = _interval_of(column, "score")
-        lead = lead.format(parameters=asked["parameters"][name] / 1e6)
-        parts += [lead, table(list(rows.values()), columns)]
-    return "\n\n".join(parts)
 
 
 def searched(study: Study) -> str:
@@ -330,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--flagship", help="name of the run to compare with (with --gather)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--backbones", type=Path, default=BACKBONES, help="of `experiments.backbones`")
-    parser.add_argument("--photos", type=Path, default=report_photos.RESULTS, help="of `experiments.photos`")
+    parser.add_argument("--photos", type=Path, default=photo_results.RESULTS, help="of `experiments.photos`")
     parser.add_argument("--negative", type=Path, default=NEGATIVE, help="text on what did not work")
     parser.add_argument("--out", type=Path, default=ROOT, help="folder of RESULTS.md and Visuals/")
     options = parser.parse_args(arguments)

@@ -14,19 +14,19 @@ from __future__ import annotations
 import argparse
 import pickle
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from textwrap import TextWrapper
 
 import numpy as np
 
 from experiments import report_text as text
+from experiments.photo_results import GROUPS, RESULTS, gather, load, pooled, sharing_columns
 from experiments.photos import LOOKED_AT, PEOPLE, study
 from experiments.report_tables import (
     Column,
     difference,
     field,
+    fill,
     interval,
     intervals,
     minutes,
@@ -34,14 +34,13 @@ from experiments.report_tables import (
     share,
     table,
 )
-from experiments.results import FLAGSHIP, ResultsError, pool_split, read_jobs, with_frames
+from experiments.results import FLAGSHIP, ResultsError
 from vg_utils.data import DataError
 from vg_utils.data.records import read_json
 from vg_utils.files import write_atomically
-from vg_utils.pickles import read_pickle, to_plain
 
 ROOT = Path(__file__).parents[1]
-RESULTS, CARD = ROOT / "experiments/photos.pkl", ROOT / "vg_utils/weights/photos.json"
+CARD = ROOT / "vg_utils/weights/photos.json"
 PRESENCE, COLLAGES = ROOT / "experiments/photo_presence.json", ROOT / "experiments/photo_collages.json"
 BAR = {"acc@0.5": 0.64, "miou": 0.56}  # of people's phrases, set before any run
 PRESENCE_BAR = 0.95  # AUROC on people's photographs, likewise
@@ -53,7 +52,6 @@ SHORT = {  # in the README, and where the page opens
     "text-only": "sees only the phrase",
     "constant-box": "one box for all",
 }
-GROUPS = ("long", "systems", "training-free", "blind")
 QUESTIONS = {  # of the card: (what is asked, of how many)
     "name@1": ("name of a crop, by the nearest of all class names", "crops"),
     "name@1_mean_of_classes": ("the same, mean over classes", "crops"),
@@ -62,56 +60,6 @@ QUESTIONS = {  # of the card: (what is asked, of how many)
     "image_to_text@5": ("caption of an image: R@5", "pictures"),
     "text_to_image@5": ("image of a caption: R@5", "captions"),
 }
-fill = TextWrapper(width=108, break_on_hyphens=False, break_long_words=False).fill
-
-
-def load(path: Path = RESULTS) -> list[dict]:
-    """What is known of each run and seed; an empty list where there is no such file."""
-    return [with_frames(run) for run in read_pickle(path)] if path.is_file() else []
-
-
-def gather(path: Path, folders: Sequence[Path]) -> list[dict]:
-    """The runs of a file with those of these folders added; the same run and seed is replaced.
-
-    Raises:
-        ResultsError: the folders hold no results.
-    """
-    found = {(run["name"], run["seed"]): run for run in (*load(path), *read_jobs(folders))}
-    return [found[key] for key in sorted(found)]
-
-
-def sharing_columns(runs: Sequence[dict]) -> list[dict]:
-    """The runs as plain data in which equal columns of rows are one list, which a pickle writes once."""
-    seen: dict[tuple, list] = {}
-    runs = to_plain(list(runs))
-    for columns in (columns for run in runs for columns in run["rows"].values()):
-        columns |= {name: seen.setdefault(tuple(column), column) for name, column in columns.items()}
-    return runs
-
-
-def pooled(runs: Iterable[dict], split: str) -> list[dict]:
-    """One dict a run: means over seeds with intervals, and the difference to the flagship on one split.
-
-    Runs of a group stand together, the best by mIoU first.
-    """
-    by_name: dict[str, list[dict]] = defaultdict(list)
-    for run in runs:
-        if split in run["results"]:
-            by_name[run["name"]].append(run)
-    if FLAGSHIP not in by_name:
-        raise ResultsError(f"expected a run {FLAGSHIP!r} that was asked {split}, found {sorted(by_name)}")
-    lines = pool_split(by_name, split, dict.fromkeys(by_name, FLAGSHIP))
-    for line in lines:
-        same = by_name[line["name"]]
-        line |= {key: same[0][key] for key in ("group", "label", "gpus")} | {"seeds": len(same)}
-        line["train_seconds"] = float(np.mean([run["train_seconds"] for run in same])) or None
-        known = [run["results"][split].get("presence_auroc") for run in same]
-        line["presence_auroc"] = None if None in known else float(np.mean(known))
-        line["n"], line["n_images"] = (
-            same[0]["results"][split][f"n_{of}"] for of in ("expressions", "images")
-        )
-    order = (*GROUPS, "ablation")
-    return sorted(lines, key=lambda line: (order.index(line["group"]), -line["miou"]))
 
 
 def section(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from textwrap import TextWrapper
 
 import pandas as pd
 
@@ -11,6 +12,7 @@ from experiments.results import Study
 from vg_utils.evaluation.columns import COLUMNS, NONE
 
 Column = Callable[[dict], str]
+fill = TextWrapper(width=108, break_on_hyphens=False, break_long_words=False).fill
 
 
 def section(
@@ -118,6 +120,11 @@ def share(value: float | None) -> str:
 
 def interval(row: dict, name: str) -> str:
     return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+
+
+def interval_of(column: str, name: str = "miou") -> Column:
+    """A score with its interval, of the dict that a row has under a name."""
+    return lambda r: interval(r[column], name) if r[column] else NONE
 
 
 def difference(row: dict, name: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import photos, report, report_photos, results
+from experiments import photo_results, photos, report, report_photos, results
 from tests.conftest import TINY_SIZE
 from tests.studies.test_report import job
 from vg_utils.config import set_fields
@@ -47,7 +47,7 @@ def runs() -> list[dict]:
 
 def test_tables_hold_what_the_file_holds(runs):
     page = report_photos.section(runs, CARD)
-    of_people, of_made = (report_photos.pooled(runs, split) for split in ("people", "test"))
+    of_people, of_made = (photo_results.pooled(runs, split) for split in ("people", "test"))
     people, made = page.index("### People's phrases"), page.index("### Made phrases")
     for lines, part in ((of_people, page[people:made]), (of_made, page[made:])):
         line = next(line for line in lines if line["name"] == "long")
@@ -65,7 +65,7 @@ def test_tables_hold_what_the_file_holds(runs):
 
 
 def test_seeds_are_joined_and_differences_are_paired(runs):
-    lines = {line["name"]: line for line in report_photos.pooled(runs, "people")}
+    lines = {line["name"]: line for line in photo_results.pooled(runs, "people")}
     assert lines["dense-grounder"]["seeds"] == 2
     mean = sum(run["results"]["people"]["miou"] for run in runs[:2]) / 2
     assert lines["dense-grounder"]["miou"] == pytest.approx(mean)
@@ -99,7 +99,7 @@ def test_results_are_added_to_the_file(tmp_path: Path, runs, capsys):
     for found in (runs[1] | {"label": "new"}, runs[3]):
         write_pickle(folder / f"{found['name']}-{found['seed']}.pkl", found)
     assert report_photos.main(["--gather", str(folder.parent), "--results", str(path)]) == 0
-    held = report_photos.load(path)
+    held = photo_results.load(path)
     assert [(r["name"], r["seed"]) for r in held] == [
         ("clip-rpn-tokens", 0),
         ("dense-grounder", 0),
@@ -111,9 +111,9 @@ def test_results_are_added_to_the_file(tmp_path: Path, runs, capsys):
 
 
 def test_without_runs_there_is_no_section(tmp_path: Path, runs):
-    assert report_photos.section(report_photos.load(tmp_path / "none.pkl"), CARD) == ""
+    assert report_photos.section(photo_results.load(tmp_path / "none.pkl"), CARD) == ""
     with pytest.raises(results.ResultsError, match="expected a run 'dense-grounder'"):
-        report_photos.pooled(runs[2:], "test")
+        photo_results.pooled(runs[2:], "test")
 
 
 def test_what_has_nothing_to_train_is_scored(tiny_scenes, monkeypatch):
@@ -131,13 +131,13 @@ def test_what_has_nothing_to_train_is_scored(tiny_scenes, monkeypatch):
         assert found[name]["results"]["test"]["proposal_recall@all"] == 1
 
 
-@pytest.mark.skipif(not report_photos.RESULTS.is_file(), reason="experiments/photos.pkl is not there yet")
+@pytest.mark.skipif(not photo_results.RESULTS.is_file(), reason="experiments/photos.pkl is not there yet")
 def test_photographs_come_first_on_the_page():
     page = (report.ROOT / "RESULTS.md").read_text()
     assert page.index("## On photographs") < page.index("## On RefScenes")
 
 
-@pytest.mark.skipif(not report_photos.RESULTS.is_file(), reason="experiments/photos.pkl is not there yet")
+@pytest.mark.skipif(not photo_results.RESULTS.is_file(), reason="experiments/photos.pkl is not there yet")
 def test_the_readme_has_the_table_that_the_command_prints(capsys):
     assert report_photos.main(["--short"]) == 0
     assert capsys.readouterr().out.strip() in (report.ROOT / "README.md").read_text()

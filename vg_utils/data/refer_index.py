@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vg_utils.data.coco_boxes import corners_of_many
@@ -13,16 +13,18 @@ from vg_utils.data.records import TEXT, WHOLE, Fields, Record, checked
 ANNOTATION = {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE}  # its box is checked where it is needed
 CATEGORY = {"id": WHOLE, "name": TEXT}
 IMAGE, OF_IMAGE = {"id": WHOLE}, {"file_name": TEXT}
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Index:
-    """The annotations by id and by image: every look-up below is one step."""
+    """The annotations by id and by image, the category's name of each: every look-up is one step."""
 
     images: dict[int, Record]
     annotations: dict[int, Record]
     of_image: dict[int, list[Record]]
-    categories: dict[int, str]
+    category_of: dict[int, str]
+    alike: dict[tuple[int, int], int]  # how many an image has of a category, both by their ids
     referred: set[int]
     lists_all_objects: bool
 
@@ -39,7 +41,8 @@ def build_index(instances: Record, refs: Sequence[Record], strict: bool, report:
     of_image: dict[int, list[Record]] = defaultdict(list)
     for annotation in annotations.values():
         of_image[annotation["image_id"]].append(annotation)
-    categories = {i: record["name"] for i, record in by_id("categories", CATEGORY).items()}
+    names = {i: record["name"] for i, record in by_id("categories", CATEGORY).items()}
+    category_of = {i: names.get(a["category_id"], UNKNOWN) for i, a in annotations.items()}
     # Files made from the hub, or cut to a few images, list only objects that somebody refers to. Counting
     # their neighbours would call a crowded image empty, so such files leave the number of distractors open.
     info = instances.get("info")
@@ -48,26 +51,32 @@ def build_index(instances: Record, refs: Sequence[Record], strict: bool, report:
     if not isinstance(lists_all, bool):
         lists_all = any(i not in referred for i in annotations)
     images = by_id("images", IMAGE, OF_IMAGE)
-    return Index(images, annotations, of_image, categories, referred, lists_all)
+    alike = Counter((a["image_id"], a["category_id"]) for a in annotations.values())
+    return Index(images, annotations, of_image, category_of, alike, referred, lists_all)
 
 
 def without_duplicates(
-    records: Iterable[Record], key: str, where: str, strict: bool, report: Report
-) -> Iterator[Record]:
+    records: Sequence[Record], key: str, where: str, strict: bool, report: Report
+) -> Sequence[Record]:
     """The records whose `key` was not seen before."""
-    seen = set()
+    if len({record[key] for record in records}) == len(records):
+        return records
+    seen, kept = set(), []
     for record in records:
         if record[key] in seen:
             report.handle(BadRecord(f"duplicate {key}", f"{where}: {key} {record[key]} comes twice"), strict)
             continue
         seen.add(record[key])
-        yield record
+        kept.append(record)
+    return kept
 
 
 def size_of(record: Record) -> tuple[int, int] | None:
     """Width and height of an image in pixels; None where its record has none."""
-    size_wh = (record.get("width"), record.get("height"))
-    return size_wh if all(WHOLE.fits(side) and side > 0 for side in size_wh) else None
+    width, height = record.get("width"), record.get("height")
+    if WHOLE.fits(width) and width > 0 and WHOLE.fits(height) and height > 0:
+        return width, height
+    return None
 
 
 def plain_boxes(index: Index, image_ids: Iterable[int]) -> dict[int, Box]:

@@ -43,10 +43,11 @@ from vg_utils.data.refer_files import (
     refs_file,
     split_names,
 )
-from vg_utils.data.refer_index import UNKNOWN, Index, build_index, plain_boxes, size_of, without_duplicates
+from vg_utils.data.refer_index import Index, build_index, plain_boxes, size_of, without_duplicates
 from vg_utils.data.splits import sharing
 from vg_utils.data.text import clean_text
 
+UNKNOWN = "unknown"
 SENTENCE, OF_SENTENCE = {"sent_id": WHOLE, "sent": TEXT}, {"family": TEXT}  # RefScenes' files know the family
 
 
@@ -187,6 +188,7 @@ class _Builder:
             self.report.handle(error, self.strict)
             return None
         boxes, faults = self._boxes(image_id, size_wh)
+        objects = [self.index.annotations[ann_id] for ann_id in boxes]
         expressions: list[Expression] = []
         for ref in refs:
             expressions += self._expressions(ref, boxes, faults, where)
@@ -204,7 +206,7 @@ class _Builder:
             expressions=tuple(expressions),
             size_wh=size_wh,
             object_boxes_xyxy=tuple(boxes.values()),
-            object_categories=tuple([self.index.category_of[ann_id] for ann_id in boxes]),
+            object_categories=tuple(map(self._category, objects)),
             absent=tuple(absent),
         )
 
@@ -254,7 +256,7 @@ class _Builder:
         except BadRecord as error:
             self.report.handle(error, self.strict)
             return []
-        box_xyxy, category = boxes[annotation["id"]], self.index.category_of[annotation["id"]]
+        box_xyxy, category = boxes[annotation["id"]], self._category(annotation)
         distractors = self._distractors(annotation)
         return [
             Expression(text, box_xyxy, sent_id, ref_id, category, family, distractors)
@@ -288,7 +290,11 @@ class _Builder:
             self.report.handle(BadRecord(fault[0], f"{where}, sentence {sent_id}: {fault[1]}"), self.strict)
         return kept
 
+    def _category(self, annotation: Record) -> str:
+        return self.index.categories.get(annotation["category_id"], UNKNOWN)
+
     def _distractors(self, annotation: Record) -> int | None:
-        if not self.index.lists_all_objects or self.index.category_of[annotation["id"]] == UNKNOWN:
+        if not self.index.lists_all_objects or self._category(annotation) == UNKNOWN:
             return None
-        return self.index.alike[annotation["image_id"], annotation["category_id"]] - 1
+        own = self.index.of_image[annotation["image_id"]]
+        return [other["category_id"] for other in own].count(annotation["category_id"]) - 1

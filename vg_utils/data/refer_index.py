@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,18 +13,16 @@ from vg_utils.data.records import TEXT, WHOLE, Fields, Record, checked
 ANNOTATION = {"id": WHOLE, "image_id": WHOLE, "category_id": WHOLE}  # its box is checked where it is needed
 CATEGORY = {"id": WHOLE, "name": TEXT}
 IMAGE, OF_IMAGE = {"id": WHOLE}, {"file_name": TEXT}
-UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Index:
-    """The annotations by id and by image, the category's name of each: every look-up is one step."""
+    """The annotations by id and by image: every look-up below is one step."""
 
     images: dict[int, Record]
     annotations: dict[int, Record]
     of_image: dict[int, list[Record]]
-    category_of: dict[int, str]
-    alike: dict[tuple[int, int], int]  # how many an image has of a category, both by their ids
+    categories: dict[int, str]
     referred: set[int]
     lists_all_objects: bool
 
@@ -41,8 +39,7 @@ def build_index(instances: Record, refs: Sequence[Record], strict: bool, report:
     of_image: dict[int, list[Record]] = defaultdict(list)
     for annotation in annotations.values():
         of_image[annotation["image_id"]].append(annotation)
-    names = {i: record["name"] for i, record in by_id("categories", CATEGORY).items()}
-    category_of = {i: names.get(a["category_id"], UNKNOWN) for i, a in annotations.items()}
+    categories = {i: record["name"] for i, record in by_id("categories", CATEGORY).items()}
     # Files made from the hub, or cut to a few images, list only objects that somebody refers to. Counting
     # their neighbours would call a crowded image empty, so such files leave the number of distractors open.
     info = instances.get("info")
@@ -51,8 +48,7 @@ def build_index(instances: Record, refs: Sequence[Record], strict: bool, report:
     if not isinstance(lists_all, bool):
         lists_all = any(i not in referred for i in annotations)
     images = by_id("images", IMAGE, OF_IMAGE)
-    alike = Counter((a["image_id"], a["category_id"]) for a in annotations.values())
-    return Index(images, annotations, of_image, category_of, alike, referred, lists_all)
+    return Index(images, annotations, of_image, categories, referred, lists_all)
 
 
 def without_duplicates(

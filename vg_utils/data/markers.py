@@ -14,7 +14,7 @@ CONVERTING = "converting.json"  # only until all lines are written: they are a p
 KINDS = {
     REFSCENES: "RefScenes",
     PHRASES: "phrases made from boxes",
-    CONVERTING: "a conversion that was stopped",
+    CONVERTING: "a conversion",
 }
 WAYS_OUT = "choose another folder, or remove this one to make it anew"
 

@@ -7,12 +7,7 @@ import json
 import math
 import os
 import pickle
-import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,7 +33,6 @@ from vg_utils.refscenes.scenes import write_scenes
 
 Attempt = Callable[[Random], None]
 SIDE = 64  # pixels of the images
-ROOT = Path(__file__).parents[1]
 JUNK = (None, True, -1, 0, 2.5, 10**400, math.nan, math.inf, "", "x", "9" * 5000, [], {}, [[1]], {"a": []})
 
 
@@ -322,60 +316,3 @@ def journals(folder: Path) -> Attempt:
         storage.close()
 
     return attempt
-
-
-def kills(folder: Path) -> Attempt:
-    """`prepare scenes` and `train`, killed at any moment; the next call ends as if nothing had been."""
-    tree = folder / "tree"
-    fast = ["--fast", "--data", str(tree / "scenes"), "--train.cached", "False", "--train.save-every", "2"]
-    verbs = {
-        "prepare": (["prepare", "scenes", "--root", "{out}", "--images", "40", "--size", "64"], []),
-        "train": (["train", "--out", "{out}", *fast], ["--resume"]),
-    }
-    whole, seconds = {}, {}
-    run_verb(["prepare", "scenes", "--root", str(tree / "scenes"), "--images", "40", "--size", "64"])
-    for name, (arguments, _) in verbs.items():
-        started = time.monotonic()
-        run_verb([word.format(out=tree / name) for word in arguments])
-        whole[name], seconds[name] = result_of(tree / name), time.monotonic() - started
-
-    def attempt(chance: Random) -> None:
-        name = chance.choice(list(verbs))
-        out, (arguments, again) = folder / "killed", verbs[name]
-        shutil.rmtree(out, ignore_errors=True)
-        words = [word.format(out=out) for word in arguments]
-        process = start_verb(words)
-        time.sleep(chance.uniform(0.3, 1.0) * seconds[name])
-        process.send_signal(chance.choice((signal.SIGKILL, signal.SIGTERM)))
-        process.communicate()
-        said = run_verb(words + (again if (out / "config.json").exists() else []))
-        if said.returncode:
-            raise Broken(f"{name} did not go on: {said.stderr.strip()[-200:]}")
-        if result_of(out) != whole[name]:
-            raise Broken(f"{name} ended otherwise than without the kill")
-        if list(out.rglob("*.part")):
-            raise Broken(f"{name} left temporary files")
-
-    return attempt
-
-
-def start_verb(words: list[str]) -> subprocess.Popen:
-    """A verb of the command line in a process of its own, with one thread."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "vg_utils", *words]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
-
-
-def run_verb(words: list[str]) -> subprocess.CompletedProcess:
-    """The same, to its end."""
-    process = start_verb(words)
-    out, error = process.communicate()
-    return subprocess.CompletedProcess(words, process.returncode, out, error)
-
-
-def result_of(folder: Path) -> dict[str, bytes]:
-    """What has to be the same to the bit: images, annotations, weights."""
-    kinds = (".jpg", ".safetensors", ".p")
-    files = sorted(path for path in folder.rglob("*") if path.suffix in kinds)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

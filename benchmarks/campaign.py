@@ -20,12 +20,13 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # settings that name weights of the hub are tried, too
 
-from benchmarks import _attacks
+from benchmarks import _attacks, _kills
 from benchmarks._attacks import Broken
 from vg_utils.data.records import read_json
 from vg_utils.files import write_atomically
@@ -38,7 +39,7 @@ USUAL = {  # how many are tried at scale 1
     "answers": (50, _attacks.answers),
     "journals": (30, _attacks.journals),
     "pickles": (200, _attacks.pickles),
-    "kills": (40, _attacks.kills),
+    **{f"kills of {verb}": (4, partial(_kills.kills, verb=verb)) for verb in _kills.VERBS},
 }
 LONGEST_LINE = 1500  # characters of a message
 

@@ -15,6 +15,11 @@ def test_every_attempt_holds(name):
     assert tally.refused > 0
 
 
+def test_a_verb_that_was_killed_ends_as_without():
+    tally = campaign.campaign("kills of prepare jsonl", 1, seed=1)
+    assert (tally.tried, tally.broken) == (1, {})
+
+
 def test_what_breaks_is_counted_and_told(monkeypatch):
     def attack(folder):
         def attempt(chance):

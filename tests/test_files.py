@@ -76,6 +76,11 @@ def test_left_overs_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path):
     sweep(tmp_path)
     assert not (tmp_path / ".a.another-machine-1.part").exists()
     sweep(tmp_path / "none")
+    (tmp_path / "folder").mkdir()
+    left = tmp_path / "folder" / f".b.{files._HOST}-{dead.pid}.part"
+    left.touch()
+    write_atomically(tmp_path / "folder" / "a", b"whole")  # nobody has to think of it
+    assert [path.name for path in left.parent.iterdir()] == ["a"]
 
 
 def test_paths_that_cannot_be_written_are_told_before(tmp_path):

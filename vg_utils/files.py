@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +25,8 @@ _HOST = re.sub(r"[^\w-]", "-", socket.gethostname())[:40]
 def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> None:
     """Write to a temporary name in the same folder, then rename.
 
+    The first time in a folder, what killed writers left there is removed.
+
     Args:
         path: the file; its folder is made if it is missing.
         content: its bytes, or a function that writes them to the path that it is given.
@@ -32,6 +35,7 @@ def write_atomically(path: Path, content: bytes | Callable[[Path], object]) -> N
         OSError: the disk is full, or not for writing; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_once(path.parent.absolute())
     temporary = path.with_name(f".{path.name[:_LONGEST_STEM]}.{_HOST}-{os.getpid()}.part")
     try:
         with disk_errors():
@@ -54,6 +58,11 @@ def sweep(folder: Path) -> None:
                 path.unlink()
         except OSError:  # its writer was quicker
             continue
+
+
+@cache
+def _sweep_once(folder: Path) -> None:
+    sweep(folder)
 
 
 def _is_running(process: int) -> bool:

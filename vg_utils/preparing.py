@@ -20,7 +20,7 @@ FLAGS = {  # beside --root
 def add_flags(command: argparse.ArgumentParser) -> None:
     """Put the data sets, and the flags of all of them, into the parser of the verb."""
     command.add_argument("dataset", choices=list(FLAGS))
-    command.add_argument("--root", required=True, help="folder to fill; run again to resume (not jsonl)")
+    command.add_argument("--root", required=True, help="folder to fill; run again to resume")
     converted = f"jsonl: what to convert, and what it is: {', '.join(FORMATS)}"
     command.add_argument("--from", nargs=2, metavar=("FORMAT", "SOURCE"), help=converted)
     images = "scenes: how many of train, others a fifth (default: 2000); phrases, jsonl: folder of the images"

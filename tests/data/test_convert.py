@@ -17,7 +17,7 @@ from PIL import Image
 from tests.data.samples import small_set, write_picture, write_set
 from vg_utils.cli import main
 from vg_utils.data import DataError, load_examples
-from vg_utils.data.convert import FORMATS, convert, convert_dataset, convert_frame
+from vg_utils.data.convert import FORMATS, convert, convert_dataset, convert_frame, writing
 
 WIDTH, HEIGHT = 64, 48
 
@@ -448,6 +448,39 @@ def test_the_command_says_what_came_over_and_refuses_to_mix(source, tmp_path, ca
     assert "python -m vg_utils train" in printed
     assert main(command) == 2
     assert "without other data, found train.jsonl" in capsys.readouterr().err
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_stopped_conversion_goes_on_and_no_other_does(source, tmp_path, monkeypatch, capsys, written):
+    rows = [
+        f"{name}.png,the thing,1,1,9,9,{s}\n" for name, s in zip("abc", ("train", "val", "test"), strict=True)
+    ]
+    given, other = source / "own.csv", write_csv(source, True)
+    given.write_text("".join(["image,text,x1,y1,x2,y2,split\n", *rows]))
+    convert(given, "csv", tmp_path / "whole")
+    root, write, files = tmp_path / "out", writing.write_jsonl, []
+
+    def stopped(path, examples):
+        if len(files) == written:
+            raise KeyboardInterrupt
+        files.append(path)
+        write(path, examples)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writing, "write_jsonl", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            convert(given, "csv", root)
+    begun = tree(root)
+    for command in (["jsonl", "--from", "csv", str(other)], ["scenes"]):
+        assert main(["prepare", *command, "--root", str(root)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert tree(root) == begun
+    convert(given, "csv", root)
+    assert tree(root) == tree(tmp_path / "whole")
 
 
 def test_labelmes_groups_and_circles(source, tmp_path):

@@ -1,12 +1,15 @@
 """Studies: what they keep, that they go on and repeat themselves, their report and their figures."""
 
+import itertools
 import json
 from pathlib import Path
 
 import optuna
 import pandas as pd
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
+from sqlalchemy import event
 
 from tests.tuning import tune_jobs
 from tests.tuning.tune_jobs import open_study, search, told
@@ -22,7 +25,7 @@ from vg_utils.tuning.figures import draw_study
 from vg_utils.tuning.report import compare, count_trials, summarise_seeds, trials_frame
 from vg_utils.tuning.search import tune
 from vg_utils.tuning.spaces import own_parameters, suggest
-from vg_utils.tuning.storage import Storage
+from vg_utils.tuning.storage import MAX_RETRIES, Storage
 
 # ---- studies, with trainings that only look like some
 
@@ -166,6 +169,37 @@ def test_sqlite(quick, tmp_path):
     search(quick, tmp_path, 3, storage=url)
     study = search(quick, tmp_path, 6, storage=url)
     assert count_trials(study)["finished"] == 6
+
+
+def test_sqlite_on_a_full_disk_again_and_again_makes_no_trial_count(quick, tmp_path, monkeypatch):
+    """More often than a trial may kill its worker; in the end the same trials as on a large enough disk."""
+    whole = search(quick, tmp_path / "whole", 3)
+    url = f"sqlite:///{tmp_path}/study.db"
+    search(quick, tmp_path / "a", 1, storage=url)
+
+    def little_room(connection, _):
+        (used,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {used + 1}")
+
+    def endless(config, run_dir, on_epoch, **kwargs):
+        for epoch in itertools.count(1):
+            on_epoch({"epoch": epoch, "val_miou": 0.1})
+
+    for number in range(MAX_RETRIES + 2):
+        with monkeypatch.context() as patched:
+            patched.setattr(tuning, "fit", endless)
+            event.listen(sqlalchemy.pool.Pool, "connect", little_room)
+            try:
+                with pytest.raises(OSError, match="No space left"):
+                    search(quick, tmp_path / "a", 3, storage=url)
+            finally:
+                event.remove(sqlalchemy.pool.Pool, "connect", little_room)
+        assert count_trials(open_study(url))["finished"] == 1, f"time {number}"
+    study = search(quick, tmp_path / "a", 3, storage=url)
+    counts = count_trials(study)
+    assert (counts["finished"], counts["failed"]) == (3, 0)
+    assert counts["lost"] > 0
+    assert [t[1:4] for t in told(study) if t[2]] == [t[1:4] for t in told(whole)]
 
 
 # ---- real trainings

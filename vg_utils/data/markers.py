@@ -10,7 +10,12 @@ from vg_utils.data.records import Record, read_json, shown
 from vg_utils.files import check_folder, write_atomically
 
 REFSCENES, PHRASES = "refscenes.json", "phrases.json"
-KINDS = {REFSCENES: "RefScenes", PHRASES: "phrases made from boxes"}
+CONVERTING = "converting.json"  # only until all lines are written: they are a person's own from then on
+KINDS = {
+    REFSCENES: "RefScenes",
+    PHRASES: "phrases made from boxes",
+    CONVERTING: "a conversion",
+}
 WAYS_OUT = "choose another folder, or remove this one to make it anew"
 
 
@@ -43,17 +48,20 @@ def check_root(root: Path, own: str | None = None) -> None:
     for folder in (root, root / "annotations", root / "images"):
         check_folder(folder)
     found = [f"{name}, of {kind}" for name, kind in KINDS.items() if name != own and (root / name).exists()]
-    found += sorted(path.name for path in root.glob("*.jsonl"))
+    if own != CONVERTING or not (root / CONVERTING).exists():
+        found += sorted(path.name for path in root.glob("*.jsonl"))
     if found:
         raise DataError(f"{root}: expected a folder without other data, found {found[0]}; {WAYS_OUT}")
 
 
-def check_begun(root: Path, marker: str, made_with: Record) -> None:
-    """As `check_root`; and the folder is to be empty, or begun with the same settings."""
+def check_begun(
+    root: Path, marker: str, made_with: Record, empty: tuple[str, ...] = ("annotations", "images")
+) -> None:
+    """As `check_root`; and these folders in it are to be empty, or all was begun with the same settings."""
     check_root(root, marker)
     found = read_marker(root / marker)
     if found not in (None, made_with):
         kind = KINDS[marker]
         raise DataError(f"{root}: expected {kind} made with {made_with}, found {shown(found)}; {WAYS_OUT}")
-    if found is None and any(path for name in ("annotations", "images") for path in (root / name).glob("*")):
+    if found is None and any(path for name in empty for path in (root / name).glob("*")):
         raise DataError(f"{root}: expected a folder without data, found annotations or images; {WAYS_OUT}")

@@ -43,7 +43,7 @@ def read_plain(path: Path, what: str) -> Any:
     content = read_bytes(path, what)
     _scan(content, f"{path}: expected {what}")
     try:
-        return _PlainUnpickler(io.BytesIO(content), path).load()
+        return _PlainUnpickler(content, path).load()
     except DataError:
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
@@ -101,7 +101,9 @@ def _simple(op: pickletools.OpcodeInfo) -> bytes:
 class _PlainUnpickler(pickle.Unpickler):
     """Builds numbers, strings, lists and dicts only: whatever else a pickle asks for is refused."""
 
-    def __init__(self, file: io.BytesIO, path: Path):
+    def __init__(self, content: bytes, path: Path):
+        # Buffered, for its `peek`: without one the unpickler asks the file for each opcode, twice as slow
+        file = io.BufferedReader(io.BytesIO(content))
         super().__init__(file, encoding="utf-8")  # the original files were written by Python 2
         self._path = path
 

@@ -12,7 +12,7 @@ RefCOCOg has two partitions. `umd` (Nagaraja et al., 2016) is the default: no im
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,39 +182,45 @@ class _Builder:
     def example(self, image_id: int, refs: list[Record]) -> GroundingExample | None:
         where = f"{self.source}, image {image_id}"
         try:
-            record = self._image_record(image_id, where)
+            record, size_wh = self._image_record(image_id, where)
             picture = self._picture(image_id, record, where)
         except BadRecord as error:
             self.report.handle(error, self.strict)
             return None
-        size_wh = (record["width"], record["height"])
         boxes, faults = self._boxes(image_id, size_wh)
-        expressions = tuple(e for ref in refs for e in self._expressions(ref, boxes, faults, where))
+        objects = [self.index.annotations[ann_id] for ann_id in boxes]
+        expressions: list[Expression] = []
+        for ref in refs:
+            expressions += self._expressions(ref, boxes, faults, where)
         if not expressions:  # each of them has been counted
             return None
         for ann_id, fault in faults.items():
             if ann_id not in self.index.referred:  # else its reference has been counted
                 self.report.add(BadRecord(f"other object, {fault.reason}", str(fault)))
-        absent = self._sentences(self.absent.get(image_id, ()), f"{where}, absent")
+        absent = self.absent.get(image_id, ())
+        if absent:
+            absent = [AbsentPhrase(*phrase) for phrase in self._sentences(absent, f"{where}, absent")]
         return GroundingExample(
             image=picture,
             image_id=image_id,
-            expressions=expressions,
+            expressions=tuple(expressions),
             size_wh=size_wh,
             object_boxes_xyxy=tuple(boxes.values()),
-            object_categories=tuple(self._category(self.index.annotations[ann_id]) for ann_id in boxes),
-            absent=tuple(AbsentPhrase(*phrase) for phrase in absent),
+            object_categories=tuple(map(self._category, objects)),
+            absent=tuple(absent),
         )
 
-    def _image_record(self, image_id: int, where: str) -> Record:
+    def _image_record(self, image_id: int, where: str) -> tuple[Record, tuple[int, int]]:
+        """The image's record, and width and height in pixels."""
         record = self.index.images.get(image_id)
         if record is None:
             raise BadRecord("image without a record", f"{where}: expected its record in instances.json")
-        if size_of(record) is None:
+        size_wh = size_of(record)
+        if size_wh is None:
             found = shown((record.get("width"), record.get("height")))
             message = f"{where}: expected whole numbers of pixels as width and height, got {found}"
             raise BadRecord("image without a size", message)
-        return record
+        return record, size_wh
 
     def _picture(self, image_id: int, record: Record, where: str) -> Path:
         path = self.images.find(image_id, record.get("file_name"))
@@ -241,7 +247,7 @@ class _Builder:
 
     def _expressions(
         self, ref: Record, boxes: dict[int, Box], faults: dict[int, BadRecord], where: str
-    ) -> Iterable[Expression]:
+    ) -> list[Expression]:
         ref_id, where = ref["ref_id"], f"{where}, ref {ref['ref_id']}"
         try:
             annotation = self._annotation(ref, where)
@@ -249,11 +255,13 @@ class _Builder:
                 raise faults[annotation["id"]]
         except BadRecord as error:
             self.report.handle(error, self.strict)
-            return
+            return []
         box_xyxy, category = boxes[annotation["id"]], self._category(annotation)
         distractors = self._distractors(annotation)
-        for text, sent_id, family in self._sentences(ref["sentences"], where):
-            yield Expression(text, box_xyxy, sent_id, ref_id, category, family, distractors)
+        return [
+            Expression(text, box_xyxy, sent_id, ref_id, category, family, distractors)
+            for text, sent_id, family in self._sentences(ref["sentences"], where)
+        ]
 
     def _annotation(self, ref: Record, where: str) -> Record:
         annotation = self.index.annotations.get(ref["ann_id"])
@@ -265,20 +273,22 @@ class _Builder:
             raise BadRecord("annotation of another image", message)
         return annotation
 
-    def _sentences(self, sentences: Iterable[Any], where: str) -> Iterator[tuple[str, int, str]]:
+    def _sentences(self, sentences: Iterable[Any], where: str) -> list[tuple[str, int, str]]:
         """Text, id and family of the sentences that can be used."""
         if not self.sentences_fit:
             sentences = checked(sentences, SENTENCE, where, self.strict, self.report, OF_SENTENCE)
+        kept = []
         for sentence in sentences:
             text, sent_id = clean_text(sentence["sent"]), sentence["sent_id"]
             if text and sent_id not in self.sent_ids:
                 self.sent_ids.add(sent_id)
-                yield text, sent_id, sentence.get("family", "")
+                kept.append((text, sent_id, sentence.get("family", "")))
                 continue
             fault = ("duplicate sent_id", f"sent_id {sent_id} comes twice")
             if not text:
                 fault = ("empty sentence", f"expected words, got {shown(sentence['sent'])}")
             self.report.handle(BadRecord(fault[0], f"{where}, sentence {sent_id}: {fault[1]}"), self.strict)
+        return kept
 
     def _category(self, annotation: Record) -> str:
         return self.index.categories.get(annotation["category_id"], UNKNOWN)
@@ -286,5 +296,5 @@ class _Builder:
     def _distractors(self, annotation: Record) -> int | None:
         if not self.index.lists_all_objects or self._category(annotation) == UNKNOWN:
             return None
-        others = self.index.of_image[annotation["image_id"]]
-        return sum(other["category_id"] == annotation["category_id"] for other in others) - 1
+        own = self.index.of_image[annotation["image_id"]]
+        return [other["category_id"] for other in own].count(annotation["category_id"]) - 1

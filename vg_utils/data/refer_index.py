@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vg_utils.data.coco_boxes import corners_of_many
@@ -52,22 +52,27 @@ def build_index(instances: Record, refs: Sequence[Record], strict: bool, report:
 
 
 def without_duplicates(
-    records: Iterable[Record], key: str, where: str, strict: bool, report: Report
-) -> Iterator[Record]:
+    records: Sequence[Record], key: str, where: str, strict: bool, report: Report
+) -> Sequence[Record]:
     """The records whose `key` was not seen before."""
-    seen = set()
+    if len({record[key] for record in records}) == len(records):
+        return records
+    seen, kept = set(), []
     for record in records:
         if record[key] in seen:
             report.handle(BadRecord(f"duplicate {key}", f"{where}: {key} {record[key]} comes twice"), strict)
             continue
         seen.add(record[key])
-        yield record
+        kept.append(record)
+    return kept
 
 
 def size_of(record: Record) -> tuple[int, int] | None:
     """Width and height of an image in pixels; None where its record has none."""
-    size_wh = (record.get("width"), record.get("height"))
-    return size_wh if all(WHOLE.fits(side) and side > 0 for side in size_wh) else None
+    width, height = record.get("width"), record.get("height")
+    if WHOLE.fits(width) and width > 0 and WHOLE.fits(height) and height > 0:
+        return width, height
+    return None
 
 
 def plain_boxes(index: Index, image_ids: Iterable[int]) -> dict[int, Box]:

@@ -4,15 +4,18 @@ Two locks that the system takes back from a killed process carry it all:
 
 - the *claim*: whoever starts a trial holds it from counting the finished ones until the new trial has its
   parameters. So a study ends with exactly the trials asked for, however many workers there are;
-- the *presence*: with a journal, each worker holds a lock on a file of its own for as long as it lives. A
-  trial whose worker's file is free has no one who works on it. (With a database, Optuna's heartbeats say so.)
+- the *presence*: each worker holds a lock on a file of its own for as long as it lives, beside the journal or
+  SQLite's file. A trial whose worker's file is free has no one who works on it. (With PostgreSQL, Optuna's
+  heartbeats say so.)
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
+import sqlite3
 import threading
 import time
 import uuid
@@ -22,10 +25,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import make_url, text
+from sqlalchemy import event, make_url, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 
 from vg_utils.config import ConfigError
@@ -33,7 +37,14 @@ from vg_utils.files import check_file, file_lock, try_lock
 from vg_utils.tuning.journal import Journal
 
 HEARTBEAT_SECONDS, MISSED_BEATS = 10, 6  # of a database: a worker is dead after a minute of silence
-SILENCE_SECONDS = 600  # of a journal's worker on another machine: its disk may lag, its clock be off
+SILENCE_SECONDS = (
+    600  # of a worker on another machine, where a file is shared: its disk may lag, its clock be off
+)
+OF_DISKS = {  # what SQLite calls such errors
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+}
 MAX_RETRIES = 3  # of a trial whose worker died; one that kills every worker must not do so for ever
 
 
@@ -66,9 +77,9 @@ class Storage:
         with self.lock("open"):  # two workers that make a database's tables at once trip over each other
             self.optuna: BaseStorage = _journal(self.file) if self.is_journal else _database(url)
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._presence = try_lock(self._presence_file(self.worker)) if self.is_journal else None
+        self._presence = try_lock(self._presence_file(self.worker)) if self.file else None
         self._left = threading.Event()
-        if self.is_journal:
+        if self.file:
             threading.Thread(target=self._beat, daemon=True).start()
 
     @contextmanager
@@ -92,13 +103,13 @@ class Storage:
     def is_dead(self, trial: FrozenTrial) -> bool:
         """Whether a running trial's worker is certainly gone. To be asked while the claim is held.
 
-        Locks tell it of workers on this machine. Of others (a journal on a shared disk; the same container
+        Locks tell it of workers on this machine. Of others (a file on a shared disk; the same container
         under a new name) only the age of their file does.
         """
         worker = trial.user_attrs.get("worker")
         if worker is None:  # it was killed during its claim, or else it would hold the claim now
             return True
-        if not self.is_journal or worker == self.worker:
+        if self.file is None or worker == self.worker:
             return False
         path = self._presence_file(worker)
         if not path.exists():  # a worker that leaves takes its file along
@@ -113,7 +124,7 @@ class Storage:
     def met_full_disk(self, trial: FrozenTrial) -> bool:
         """Whether a trial's worker left because of a full disk, on which it could not write so."""
         worker = trial.user_attrs.get("worker")
-        return self.is_journal and worker is not None and self._full_file(worker).exists()
+        return self.file is not None and worker is not None and self._full_file(worker).exists()
 
     def close(self, disk_full: bool = False) -> None:
         """Say that this worker has left, and if it was for a full disk: a renamed file takes no room."""
@@ -147,12 +158,12 @@ def give_back_dead_trials(study: optuna.Study, storage: Storage) -> list[int]:
     Returns:
         numbers of the trials that were queued again.
     """
-    optuna.storages.fail_stale_trials(study)  # by heartbeat; does nothing for a journal
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if storage.is_dead(trial):
             if storage.met_full_disk(trial):
                 storage.optuna.set_trial_user_attr(trial._trial_id, "disk_full", True)
             study.tell(trial.number, state=TrialState.FAIL)
+    optuna.storages.fail_stale_trials(study)  # by heartbeat; does nothing for a journal
     trials = study.get_trials(deepcopy=False)
     retried = {number for trial in trials for number in trial.user_attrs.get("retry_of", [])}
     queued = []
@@ -206,7 +217,24 @@ def _database(url: str) -> RDBStorage:
     grace = HEARTBEAT_SECONDS * MISSED_BEATS
     with _clear_errors(url), warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are, since 2021
-        return RDBStorage(url, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=grace)
+        storage = _Database(url, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=grace)
+    event.listen(storage.engine, "handle_error", _as_disk_error)
+    return storage
+
+
+class _Database(RDBStorage):
+    """Optuna's, whose thread of heartbeats a full disk does not end."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        with contextlib.suppress(OSError):
+            super().record_heartbeat(trial_id)
+
+
+def _as_disk_error(context: ExceptionContext) -> None:
+    """Raise what SQLite says of its disk as the OSError that it is, which is what a journal's disk raises."""
+    code = getattr(context.original_exception, "sqlite_errorcode", 0) & 0xFF  # of an extended code the kind
+    if code in OF_DISKS:
+        raise OSError(OF_DISKS[code], os.strerror(OF_DISKS[code]), context.engine.url.database)
 
 
 @contextmanager
@@ -234,5 +262,5 @@ def _clear_errors(url: str) -> Iterator[None]:
         raise ConfigError(
             f"--storage {shown}: {str(error).splitlines()[0]}; for PostgreSQL: pip install 'psycopg[binary]'"
         ) from None
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, StorageInternalError) as error:
         raise ConfigError(f"--storage {shown}: {str(error).splitlines()[0]}") from None

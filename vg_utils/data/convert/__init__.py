@@ -16,10 +16,9 @@ from vg_utils.data.convert.items import Item
 from vg_utils.data.convert.labelme import read_labelme
 from vg_utils.data.convert.odvg import read_odvg
 from vg_utils.data.convert.rows import items_of_dataset, items_of_frame, read_saved, read_table
-from vg_utils.data.convert.writing import Summary, write_items
+from vg_utils.data.convert.writing import Summary, check_unconverted, write_items
 from vg_utils.data.convert.yolo import read_yolo
 from vg_utils.data.examples import DataError, Report
-from vg_utils.data.markers import check_root
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -47,7 +46,7 @@ def convert(source: str | Path, kind: str, root: str | Path, images: str | Path 
     Args:
         source: a file or a folder of that format.
         kind: one of `FORMATS`.
-        root: a folder without JSON lines.
+        root: a folder without JSON lines, but for those of the same conversion that was stopped.
         images: folder of the images, where the format's own places are not theirs.
 
     Raises:
@@ -56,7 +55,7 @@ def convert(source: str | Path, kind: str, root: str | Path, images: str | Path 
     source, root = Path(source), Path(root)
     if not source.exists():
         raise DataError(f"{source}: expected data in the format {kind}, found no such file or folder")
-    check_root(root)
+    check_unconverted(root, str(source))
     report = Report()
     items = FORMATS[kind](source, None if images is None else Path(images), report)
     return write_items(items, root, report, str(source))
@@ -75,7 +74,7 @@ def convert_frame(frame: DataFrame, root: str | Path, images: str | Path = ".") 
     Raises:
         DataError: columns are missing, or as `convert`.
     """
-    check_root(Path(root))
+    check_unconverted(Path(root), "the table")
     return write_items(items_of_frame(frame, "the table", Path(images)), Path(root), Report(), "the table")
 
 
@@ -86,7 +85,7 @@ def convert_dataset(dataset: Dataset | DatasetDict, root: str | Path, images: st
     `objects` (a dict of lists `bbox` in COCO's x, y, width, height, and `category`). Images that are stored
     in the data set are written to `root/images`.
     """
-    check_root(Path(root))
+    check_unconverted(Path(root), "the data set")
     report = Report()
     items = items_of_dataset(dataset, "the data set", Path(images))
     return write_items(items, Path(root), report, "the data set")

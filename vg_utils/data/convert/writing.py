@@ -20,6 +20,7 @@ from vg_utils.data.examples import (
 )
 from vg_utils.data.images import image_size, open_image, upright_size
 from vg_utils.data.jsonl import write_jsonl
+from vg_utils.data.markers import CONVERTING, check_begun, write_marker
 from vg_utils.data.splits import divide
 from vg_utils.data.text import clean_text
 from vg_utils.files import write_atomically
@@ -58,6 +59,11 @@ class Summary:
         return "\n".join(lines)
 
 
+def check_unconverted(root: Path, source: str) -> None:
+    """See whether the lines of a source can be written there; see `markers.check_begun`."""
+    check_begun(root, CONVERTING, {"source": source}, empty=())
+
+
 def write_items(items: Iterable[Item], root: Path, report: Report, source: str) -> Summary:
     """Write a file for each split, and the images that the source holds itself; all is checked before.
 
@@ -70,7 +76,7 @@ def write_items(items: Iterable[Item], root: Path, report: Report, source: str) 
 
     Args:
         items: a box each.
-        root: see `markers.check_root`.
+        root: as `check_unconverted` wants it.
         report: what was left out already; the rest is added.
         source: its name in messages.
 
@@ -99,6 +105,7 @@ def write_items(items: Iterable[Item], root: Path, report: Report, source: str) 
     if torn:
         report.notes.append(f"images of several splits: {torn}, each of which goes where it comes first")
     splits = _splits({image: of_image[image][0].split for image in examples}, report)
+    write_marker(root / CONVERTING, {"source": source})
     for image in examples:
         if (content := of_image[image][0].content) is not None:
             write_atomically(root / image, content())
@@ -109,6 +116,7 @@ def write_items(items: Iterable[Item], root: Path, report: Report, source: str) 
             write_jsonl(root / f"{split}.jsonl", own)
             summary.images[split] = len(own)
             summary.phrases[split] = sum(len(example.expressions) for example in own)
+    (root / CONVERTING).unlink()
     return summary
 
 

@@ -110,7 +110,7 @@ def export_onnx(grounder: Grounder, folder: Path) -> float | None:
     """
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"--onnx: expected {' and '.join(missing)}: pip install 'vg_utils[export]'")
+        raise ConfigError(f"--onnx: expected {' and '.join(missing)}: pip install onnx onnxscript onnxruntime")
     for name, program in zip(PARTS, export_programs(grounder), strict=True):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -71,7 +71,7 @@ def test_what_cannot_be_exported_is_a_line(tiny_config, monkeypatch):
 def test_the_command_wants_to_know_what_and_says_what_is_missing(capsys, monkeypatch, tmp_path):
     assert main(["export", "scenes/dense-grounder"]) == 2
     assert "--onnx DIR or --torch DIR" in capsys.readouterr().err
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("vg_utils.export.find_spec", lambda name: None)
     assert main(["export", "scenes/dense-grounder", "--onnx", str(tmp_path / "new")]) == 2
     assert "onnx and onnxscript: pip install" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

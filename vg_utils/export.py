@@ -6,9 +6,9 @@ Two programs, as in the package: the first runs once an image, the second for an
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -108,9 +108,11 @@ def export_onnx(grounder: Grounder, folder: Path) -> float | None:
         ConfigError: the packages for it are missing, or the model cannot be exported.
         RuntimeError: onnxruntime answers otherwise than torch.
     """
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"--onnx: expected {' and '.join(missing)}: pip install 'vg_utils[export]'")
+        raise ConfigError(
+            f"--onnx: expected {' and '.join(missing)}: pip install onnx onnxscript onnxruntime"
+        )
     for name, program in zip(PARTS, export_programs(grounder), strict=True):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -122,7 +124,7 @@ def export_onnx(grounder: Grounder, folder: Path) -> float | None:
     write_atomically(folder / "model.json", (json.dumps(about, indent=2) + "\n").encode())
     if isinstance(grounder.model.tokenizer, WordPiece):
         write_atomically(folder / "tokenizer.json", grounder.model.tokenizer.as_json().encode())
-    if importlib.util.find_spec("onnxruntime") is None:
+    if find_spec("onnxruntime") is None:
         return None
     found = largest_difference(grounder, folder)
     if not found <= TOLERANCE:

@@ -28,6 +28,8 @@ SHARED_FLAGS: dict[str, dict[str, Any]] = {  # of several verbs
     "--random-init": {"action": "store_true", "help": "backbones from nothing, trained in full"},
     "--fast": {"action": "store_true", "help": "a budget of seconds, for a first look"},
 }
+GOES_ON = dict.fromkeys(("run", "prepare", "tune"), "; the same command goes on")
+GOES_ON["train"] = "; with --resume it goes on"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.do(options)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on where it can (train: with --resume)", file=sys.stderr)
+        print(f"stopped{GOES_ON.get(options.verb, '')}", file=sys.stderr)
         return 130
     except Exception as error:
         if not isinstance(error, ConfigError | _UsageError) and not isinstance(error, _bad_input()):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import pickle
 from random import Random
@@ -225,3 +226,28 @@ def test_a_bad_record_comes_back_from_another_process():
 def test_any_value_is_shown_in_a_line(value):
     assert len(shown(value)) <= 100
     assert "\n" not in shown(value)
+
+
+@pytest.mark.parametrize("kind", [WHOLE, TEXT, BOX], ids=lambda kind: kind.name)
+def test_values_that_fit_at_once_fit_each(kind):
+    """What is told of many values at once is never more than each of them says of itself."""
+    fine = {WHOLE: [3, 2**63 - 1], TEXT: ["a", ""], BOX: [[1, 2.5, 3, 4], [0, 0, 1e3, -1]]}[kind]
+    assert kind.fit_at_once(fine)
+    assert not kind.fit_at_once([])
+    odd = [*HOSTILE, True, 2**63, -(2**63) - 1, 1.0, "\ud800", (1, 2, 3, 4), [1, 2, 3], [1, 2, 3, "4"]]
+    odd += [[1, 2, 3, number] for number in (math.nan, math.inf, 10**400, True, 1e300)]
+    for value in odd:
+        assert not kind.fit_at_once([*fine, value]) or kind.fits(value), value
+
+
+def test_json_is_read_as_python_reads_it():
+    texts = [
+        '{"a": [1, -2.5e3, null, true, "\\u00e4\\n"], "a": 2}',
+        "[NaN, -Infinity]",
+        '"\\ud800"',
+        str(2**64 - 1),
+    ]
+    for text in texts:
+        read = parse_json(text.encode(), "file", "JSON")
+        assert json.dumps(read) == json.dumps(json.loads(text))
+    assert not WHOLE.fits(parse_json(str(10**400).encode(), "file", "JSON"))

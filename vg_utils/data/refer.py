@@ -188,7 +188,7 @@ class _Builder:
             self.report.handle(error, self.strict)
             return None
         boxes, faults = self._boxes(image_id, size_wh)
-        objects = [self.index.annotations[ann_id] for ann_id in boxes]
+        category_ids = [self.index.annotations[ann_id]["category_id"] for ann_id in boxes]
         expressions: list[Expression] = []
         for ref in refs:
             expressions += self._expressions(ref, boxes, faults, where)
@@ -206,7 +206,7 @@ class _Builder:
             expressions=tuple(expressions),
             size_wh=size_wh,
             object_boxes_xyxy=tuple(boxes.values()),
-            object_categories=tuple(map(self._category, objects)),
+            object_categories=tuple([self.index.categories.get(i, UNKNOWN) for i in category_ids]),
             absent=tuple(absent),
         )
 

@@ -3,8 +3,8 @@
     python -m vg_utils benchmark reading [--lines 200000 --sentences 400000] [--against CHECKOUT]
 
 Own data in JSON lines with an image each, and RefCOCOg's layout. The baseline only parses: what more the
-readers take is for checking every record and building examples. With `--against` the same data are also read
-by the `vg_utils` of another checkout, in a process of its own, and that is the baseline.
+readers take is for checking every record and building examples; they work in a process of their own. With
+`--against` the same data are also read by the `vg_utils` of another checkout, and that is the baseline.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks._timing import Comparison, Report, finish, in_turns, options, require_equal
-from vg_utils.data import load_examples
 from vg_utils.data.refer_files import write_refer
 
+ROOT = Path(__file__).parents[1]
 PARSED, READ = "parsed, image headers by Pillow", "load_examples"
 OBJECTS, REFS, SENTENCES = 7, 2, 2  # of an image; sentences of each of its refs
 SIZE_WH = 640, 480
@@ -97,16 +97,10 @@ def parse_references(root: Path) -> int:
     return sum(len(ref["sentences"]) for ref in refs)
 
 
-def read(root: Path) -> int:
-    """Number of expressions."""
-    examples = load_examples(root, "train", require_images=False)
-    return sum(len(example.expressions) for example in examples)
+class Reader:
+    """Reads with the code of a checkout, in a process that stays, so that its imports do not count."""
 
-
-class OtherCheckout:
-    """`read` by the code of another checkout, in a process that stays, so that its imports do not count."""
-
-    def __init__(self, checkout: str) -> None:
+    def __init__(self, checkout: str | Path) -> None:
         environment = os.environ | {"PYTHONPATH": str(Path(checkout).resolve())}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen(
@@ -114,11 +108,12 @@ class OtherCheckout:
         )
 
     def __call__(self, root: Path) -> int:
+        """Number of expressions."""
         self._process.stdin.write(f"{root}\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"the other checkout could not read {root}; what it said stands above")
+            raise RuntimeError(f"a checkout could not read {root}; what it said stands above")
         return int(answer)
 
     def close(self) -> None:
@@ -137,18 +132,18 @@ def measure(lines: int, sentences: int, rounds: int, against: str | None, folder
             "sentences/s",
         ),
     }
-    other = OtherCheckout(against) if against else None
+    readers = {f"{READ} of {against}": Reader(against)} if against else {}
+    own = Reader(ROOT)
     comparisons, checks = [], {}
     for title, (root, parse, work, unit) in sets.items():
-        variants: dict[str, Callable[[Path], int]] = {f"{READ} of {against}": other} if other else {}
-        variants |= {PARSED: parse, READ: read}
+        variants: dict[str, Callable[[Path], int]] = {**readers, PARSED: parse, READ: own}
         counts = [do(root) for do in variants.values()]
         require_equal(title, counts, counts[:1] * len(counts))
         seconds = in_turns({name: lambda do=do, root=root: do(root) for name, do in variants.items()}, rounds)
         comparisons.append(Comparison(title, next(iter(variants)), seconds, work, unit))
         checks[f"{title}: expressions of each variant"] = counts[0]
-    if other:
-        other.close()
+    for reader in (*readers.values(), own):
+        reader.close()
     return Report("reading", comparisons, checks)
 
 

@@ -37,9 +37,7 @@ from vg_utils.files import check_file, file_lock, try_lock
 from vg_utils.tuning.journal import Journal
 
 HEARTBEAT_SECONDS, MISSED_BEATS = 10, 6  # of a database: a worker is dead after a minute of silence
-SILENCE_SECONDS = (
-    600  # of a worker on another machine, where a file is shared: its disk may lag, its clock be off
-)
+SILENCE_SECONDS = 600  # of a worker on another machine: the shared disk may lag, its clock be off
 OF_DISKS = {  # what SQLite calls such errors
     sqlite3.SQLITE_FULL: errno.ENOSPC,
     sqlite3.SQLITE_IOERR: errno.EIO,

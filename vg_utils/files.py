@@ -60,9 +60,7 @@ def sweep(folder: Path) -> None:
             continue
 
 
-@cache
-def _sweep_once(folder: Path) -> None:
-    sweep(folder)
+_sweep_once = cache(sweep)
 
 
 def _is_running(process: int) -> bool:

@@ -61,7 +61,7 @@ def scenes_clip_hrnet() -> Config:
     """The main job: a head on frozen backbones, twice the rate of the others.
 
     Command: `python -m vg_utils run --preset scenes`
-    Hardware: two processor cores. Time: 5 to 8 minutes, drawing, baselines and figures included; the head
+    Hardware: two processor cores. Time: 5 to 9 minutes, drawing, baselines and figures included; the head
     trains for one of them. Score: 0.516 mIoU on the test split of the RefScenes that the command draws.
     """
     return set_fields(scenes(), train__lr=2e-3)

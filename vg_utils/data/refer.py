@@ -197,9 +197,7 @@ class _Builder:
         for ann_id, fault in faults.items():
             if ann_id not in self.index.referred:  # else its reference has been counted
                 self.report.add(BadRecord(f"other object, {fault.reason}", str(fault)))
-        absent = self.absent.get(image_id, ())
-        if absent:
-            absent = [AbsentPhrase(*phrase) for phrase in self._sentences(absent, f"{where}, absent")]
+        absent = self._sentences(self.absent.get(image_id, ()), f"{where}, absent")
         return GroundingExample(
             image=picture,
             image_id=image_id,
@@ -207,7 +205,7 @@ class _Builder:
             size_wh=size_wh,
             object_boxes_xyxy=tuple(boxes.values()),
             object_categories=tuple([self.index.categories.get(i, UNKNOWN) for i in category_ids]),
-            absent=tuple(absent),
+            absent=tuple([AbsentPhrase(*phrase) for phrase in absent]),
         )
 
     def _image_record(self, image_id: int, where: str) -> tuple[Record, tuple[int, int]]:
@@ -256,8 +254,9 @@ class _Builder:
         except BadRecord as error:
             self.report.handle(error, self.strict)
             return []
-        box_xyxy, category = boxes[annotation["id"]], self._category(annotation)
-        distractors = self._distractors(annotation)
+        box_xyxy = boxes[annotation["id"]]
+        category = self.index.categories.get(annotation["category_id"], UNKNOWN)
+        distractors = self._distractors(annotation, category)
         return [
             Expression(text, box_xyxy, sent_id, ref_id, category, family, distractors)
             for text, sent_id, family in self._sentences(ref["sentences"], where)
@@ -290,11 +289,8 @@ class _Builder:
             self.report.handle(BadRecord(fault[0], f"{where}, sentence {sent_id}: {fault[1]}"), self.strict)
         return kept
 
-    def _category(self, annotation: Record) -> str:
-        return self.index.categories.get(annotation["category_id"], UNKNOWN)
-
-    def _distractors(self, annotation: Record) -> int | None:
-        if not self.index.lists_all_objects or self._category(annotation) == UNKNOWN:
+    def _distractors(self, annotation: Record, category: str) -> int | None:
+        if not self.index.lists_all_objects or category == UNKNOWN:
             return None
         own = self.index.of_image[annotation["image_id"]]
         return [other["category_id"] for other in own].count(annotation["category_id"]) - 1

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from experiments.photos import TOGETHER, Run, holder, length_for, tell
+from experiments.lengths import length_by_probe
+from experiments.photos import TOGETHER, Run, holder, tell
 from vg_utils.data import GroundingExample, load_examples
 from vg_utils.data.phrases.collages import PREFIX, pair_up
 from vg_utils.data.phrases.reading import class_weights, read_captions, read_pictures
@@ -79,7 +80,8 @@ def probe(name: str, options: argparse.Namespace, pairs: Sequence[GroundingExamp
     device = default_device()
     hold = holder(config, device, options.workers)
     splits = {"train": hold(train), "val": hold(val)}
-    length = length_for(run, config, options, splits)
+    directory = options.out / "probes" / f"{run.name}-{config.train.seed}"
+    length = length_by_probe(config, options.minutes * run.share, splits, directory)
     config = replace(config, train=replace(config.train, **length))
     history = fit(config, options.out / name, True, progress=False, splits=splits, on_epoch=tell)
     grounder = Grounder.load(options.out / name, device)

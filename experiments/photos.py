@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 
+from experiments.lengths import length_by_probe
 from experiments.run import add_split, costs, visible_gpus
 from vg_utils.config import Config, set_fields
 from vg_utils.data import GroundingExample, load_examples
@@ -43,8 +43,6 @@ from vg_utils.presets import preset
 COMMAND = "python -m experiments.photos --data data/photos --out runs/photos"
 MADE, PEOPLE = ("val", "test"), "people"  # what is asked; people's phrases are all in one
 LOOKED_AT = 40  # images of test that `detector-clip` is asked: on a processor it takes its time
-EPOCH_SECONDS = 25  # about, of training between two looks at val
-PROBED = 24  # batches of a probe, whose second half says how fast a model trains here
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,8 @@ def train_and_score(run: Run, seed: int, options: argparse.Namespace) -> dict | 
     hold = holder(config, device, options.workers)
     splits: dict[str, Any] = {"train": hold(without(examples["train"], run.without))}
     splits["val"] = examples["val"] if run.gpus > 1 else hold(examples["val"])
-    length = length_for(run, config, options, splits)
+    directory = options.out / "probes" / f"{run.name}-{seed}"
+    length = length_by_probe(config, options.minutes * run.share, splits, directory, run.gpus)
     config = replace(config, train=replace(config.train, **length))
     directory, started = options.out / "runs" / f"{run.name}-{seed}", time.perf_counter()
     history = fit(config, directory, True, progress=False, splits=splits, on_epoch=tell)
@@ -209,37 +208,6 @@ def untrained(name: str, group: str, label: str, model: str) -> dict:
     found = {"name": name, "group": group, "label": label, "model": model, "gpus": 0, "seed": 0}
     found |= {"command": f"{COMMAND} --untrained", "results": {}, "by": {}, "rows": {}}
     return found | {"train_seconds": 0.0, "history": []}
-
-
-def length_for(run: Run, config: Config, options: argparse.Namespace, splits: dict) -> dict[str, int]:
-    """`epochs` and `epoch_images` that fill the run's share of the minutes, by a probe of how fast it is."""
-    from vg_utils.training.engine import fit
-
-    images = PROBED // 2 * config.train.batch_images * run.gpus
-    short = replace(config, train=replace(config.train, epochs=2, epoch_images=images))
-    ends: list[float] = []
-    directory = options.out / "probes" / f"{run.name}-{config.train.seed}"
-    probe = fit(
-        short,
-        directory,
-        False,
-        progress=False,
-        splits=splits,
-        on_epoch=lambda _: ends.append(time.perf_counter()),
-    )
-    seconds = probe[1]["seconds"]
-    between = max(0.0, ends[1] - ends[0] - seconds)  # looking at val, saving
-    whole = options.minutes * 60 * run.share
-    epochs = max(1, round(whole / (EPOCH_SECONDS + between)))
-    per_epoch = max(config.train.batch_images * run.gpus, int((whole / epochs - between) * images / seconds))
-    print(
-        f"{images / seconds:.0f} images/s, {between:.1f} s between epochs: {epochs} epochs of {per_epoch}",
-        flush=True,
-    )
-    (length,) = broadcast_object_list(
-        [{"epochs": epochs, "epoch_images": per_epoch}]
-    )  # one for all processes
-    return length
 
 
 def tell(epoch: dict) -> None:

@@ -70,6 +70,7 @@ SEARCHED = {  # changes that a system is tried with in a search
         {"train__batch_images": 128},
     ),
 }
+EQUAL = ("dense-grounder", "clip-rpn-tokens", "clip-hrnet")
 LOSSES = tuple(loss for loss in BOX_LOSSES if "+" not in loss)
 LONG = 2.4  # times the minutes of a system, for the flagship that is shipped
 SHARE = 0.35  # of a system's minutes, for what is compared with other runs of that share
@@ -90,6 +91,7 @@ class Run:
         shuffle: every phrase in the place of another one, in training and in test.
         similarity: whether CLIP compares its crops.
         of: name of the run whose checkpoint it is, where it is not trained but shipped.
+        probed: whether its own speed, not the plan's, says how many images fill its minutes.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Run:
     shuffle: bool = False
     similarity: bool = False
     of: str = ""
+    probed: bool = False
 
 
 def recipe(model: str, **changes: Any) -> Config:
@@ -180,6 +183,14 @@ def study(detector: str = "runs/detector.pt") -> list[Run]:
     )
 
 
+def equal() -> list[Run]:
+    """The flagship and the best system of each student project, for as many minutes."""
+    return [
+        Run(f"equal-{name}", "systems", name, recipe(SYSTEMS[name][0], **SYSTEMS[name][1]), probed=True)
+        for name in EQUAL
+    ]
+
+
 def search() -> list[Run]:
     """Short trainings that say which settings a system is trained with in the study: see `SETTINGS`."""
     runs = []
@@ -213,6 +224,6 @@ def shuffled(examples: Sequence[GroundingExample], seed: int = 0) -> list[Ground
     Random(seed).shuffle(texts)
     fresh = iter(texts)
     return [
-        replace(example, expressions=tuple(replace(e, text=next(fresh)) for e in example.expressions))
+        replace(example, expressions=tuple(e._replace(text=next(fresh)) for e in example.expressions))
         for example in examples
     ]

@@ -189,7 +189,7 @@ def with_shuffled_phrases(
     Random(seed).shuffle(texts)
     others = iter(texts)
     examples = [
-        replace(example, expressions=tuple(replace(e, text=next(others)) for e in example.expressions))
+        replace(example, expressions=tuple(e._replace(text=next(others)) for e in example.expressions))
         for example in examples
     ]
     results = evaluate_run(checkpoint, examples, "RefScenes, phrases shuffled", split).results

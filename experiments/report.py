@@ -19,7 +19,7 @@ from textwrap import TextWrapper
 
 import numpy as np
 
-from experiments import photo_results, plan, report_backbones, report_photos
+from experiments import photo_results, plan, report_backbones, report_equal, report_photos
 from experiments import report_text as text
 from experiments.backbones import OUT as BACKBONES
 from experiments.figures import FIGURES, GROUPS, curve_rows, difference_rows, family_table, progress
@@ -54,7 +54,13 @@ ROOT = Path(__file__).parents[1]
 RESULTS, NEGATIVE = ROOT / "experiments/results.pkl", ROOT / "experiments/negative_results.md"
 
 
-def page(study: Study, negative: str = "", asked: dict | None = None, photographs: str = "") -> str:
+def page(
+    study: Study,
+    negative: str = "",
+    asked: dict | None = None,
+    photographs: str = "",
+    equal: Study | None = None,
+) -> str:
     """The whole of RESULTS.md; a part whose group of runs is missing is left out.
 
     Args:
@@ -62,12 +68,14 @@ def page(study: Study, negative: str = "", asked: dict | None = None, photograph
         negative: text on what did not work.
         asked: what `experiments.backbones` measured.
         photographs: the section on them, which comes first.
+        equal: the content of `equal.pkl`.
     """
     parts = [
         text.TITLE,
         photographs,
         made(study),
         systems(study),
+        report_equal.section(equal) if equal else "",
         frozen(study),
         by_family(study),
         training_free(study),
@@ -305,6 +313,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gather", type=Path, nargs="+", metavar="DIR", help="directories of the study")
     parser.add_argument("--flagship", help="name of the run to compare with (with --gather)")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--equal", type=Path, default=report_equal.RESULTS, help="of `experiments.run --equal`, gathered"
+    )
     parser.add_argument("--backbones", type=Path, default=BACKBONES, help="of `experiments.backbones`")
     parser.add_argument("--photos", type=Path, default=photo_results.RESULTS, help="of `experiments.photos`")
     parser.add_argument("--negative", type=Path, default=NEGATIVE, help="text on what did not work")
@@ -316,17 +327,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{options.results}: {options.results.stat().st_size:,} bytes")
             return 0
         study = load(options.results)
+        equal = load(options.equal) if options.equal.is_file() else None
     except (ResultsError, DataError) as error:
         print(error, file=sys.stderr)
         return 2
     negative = options.negative.read_text() if options.negative.is_file() else ""
     asked = read_pickle(options.backbones) if options.backbones.is_file() else None
     photographs = report_photos.of_files(options.photos)
-    written = page(study, negative, asked, photographs)
+    written = page(study, negative, asked, photographs, equal)
     write_atomically(options.out / "RESULTS.md", written.encode())
     for name, (draw, groups) in FIGURES.items():
         if all(study.rows(group) for group in groups):
             draw(study, options.out / "Visuals" / name)
+    if equal:
+        report_equal.draw(equal, options.out / "Visuals")
     print(f"{options.out / 'RESULTS.md'}: written, with its figures in {options.out / 'Visuals'}")
     return 0
 

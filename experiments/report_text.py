@@ -148,6 +148,20 @@ The trainings were not equally long, so compare systems at the same minute below
 by minutes of training. Learning rates fall to 0 towards the end of a training, so before its end a line is
 somewhat below what a training of just that length would have reached."""
 
+EQUAL = """\
+The flagship and the best system of each student project once more, for longer, and alone on an {device}. \
+How many images fill the minutes was read off a probe of each on that GPU; it came to {least:.1f} to \
+{most:.1f} minutes of training. One seed; the images and the other settings are those of the first tables, \
+and the columns are read as there."""
+
+EQUAL_MADE = """\
+```bash
+{commands}
+python -m experiments.report --gather runs/equal --results experiments/equal.pkl
+```"""
+
+EQUAL_FAMILIES = """Acc@0.5 on test by family of expressions, with their number:"""
+
 FROZEN = """\
 The same systems with their backbones as they were pretrained, on test: *fine-tuned* repeats the mIoU from
 above. The frozen ones trained for less time (*minutes* here and above), so the distance between the two

@@ -7,7 +7,9 @@ and changes of a system, wherever it is trained. With several GPUs, or `--slots`
 side, and with `--processors` what trains nothing goes beside them without a GPU. A detector learns
 RefScenes, too, for `detector-clip`; and what the package ships is made and scored.
 
-With `--search` it tries the settings that the plan was made with, on fewer images of another seed.
+With `--search` it tries the settings that the plan was made with, on fewer images of another seed. With
+`--equal` it trains the flagship and the best system of each student project for as many minutes as each
+other, by the speed that each shows in a probe.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from experiments.plan import PICTURES_PER_SECOND, SIZE, Run, search, shuffled, study
+from experiments.lengths import length_by_probe
+from experiments.plan import PICTURES_PER_SECOND, SIZE, Run, equal, search, shuffled, study
 from experiments.ship import ship_run
 from vg_utils.data import GroundingExample, load_examples
 from vg_utils.data.resident import ResidentPictures
@@ -51,6 +54,7 @@ os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 RENDERED = {"train": 50_000, "val": 2_000, "test": 4_000, "novel": 4_000}  # images of the full RefScenes
 SEARCH_RENDERED = {"train": 16_000, "val": 500, "test": 50, "novel": 500}  # and those of the search
 COMMAND = "python -m experiments.run --out runs/study"
+EQUAL_COMMAND = "python -m experiments.run --equal --minutes 8.6 --out runs/equal"
 SEARCH_COMMAND = "python -m experiments.run --search --out runs/search"
 VALIDATED = 500  # images of val by which the best epoch is chosen: proposals take their time
 SIMILARITY_IMAGES = 300  # of each split, whose crops CLIP compares
@@ -147,13 +151,16 @@ def train_and_score(job: Job, pictures: Pictures, out: Path, minutes: float) -> 
     splits["val"] = splits["val"].first(VALIDATED)
     if run.images:
         splits["train"] = splits["train"].first(run.images)
-    length = length_for(run, minutes, len(splits["train"].examples))
+    if run.probed:
+        length = length_by_probe(config, minutes, splits, out / "probes" / job.name)
+    else:
+        length = length_for(run, minutes, len(splits["train"].examples))
     config = replace(config, train=replace(config.train, **length))
     started = time.perf_counter()
     history = fit(config, out / "runs" / job.name, resume=True, progress=False, splits=splits)
     whole = time.perf_counter() - started
     grounder = Grounder.load(out / "runs" / job.name, pictures.device)
-    command = SEARCH_COMMAND if run.group == "search" else COMMAND
+    command = EQUAL_COMMAND if run.probed else SEARCH_COMMAND if run.group == "search" else COMMAND
     found = outcome(run, job.seed, command) | costs(grounder.model, history, whole)
     found |= {"images": len(splits["train"].examples)}
     found = score(found, grounder, run, pictures)
@@ -321,6 +328,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="drawn where it is not there; default: data/refscenes")
     parser.add_argument("--search", action="store_true", help="try settings, on data/refscenes-search")
+    parser.add_argument("--equal", action="store_true", help="a few systems, equal minutes by their speeds")
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     parser.add_argument("--minutes", type=float, default=4.2, help="of training, of a system on an H200")
     parser.add_argument("--slots", type=int, default=1, help="runs side by side on a GPU")
@@ -336,7 +344,7 @@ def main() -> None:
         runs = search()
     else:
         draw(options.data, RENDERED, seed=0)
-        runs = study(str(options.out / DETECTOR))
+        runs = equal() if options.equal else study(str(options.out / DETECTOR))
     run_all([run for run in runs if not options.only or run.name in options.only], options)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import backbones, detector, report, report_photos, report_tables, results
+from experiments import backbones, detector, report, report_equal, report_photos, report_tables, results
 from experiments.pretraining_corpus import draw_corpus
 from vg_utils.config import ClipConfig, DetectorClipConfig
 from vg_utils.data import DataError, load_examples, load_image
@@ -307,6 +307,18 @@ def test_of_a_long_training_some_epochs_are_kept():
     assert results.curve([]) == {"epoch": [], "val_miou": []}
 
 
+def test_equal_minutes_say_how_often_the_best_rival_errs(tmp_path):
+    rivals = job("near", "systems", 0, 0.05, train_seconds=90.0), job("far", "systems", 0, 0.0)
+    equal = results.load(gathered(tmp_path, job("flagship", "systems", 0, 0.1), *rivals))
+    section = report_equal.section(equal)
+    wrong = {name: 1 - line_of(equal, name)["acc@0.5"] for name in ("flagship", "near")}
+    said = " ".join(section.split())
+    assert f"of near, the best other system, {1 - wrong['near']:.3f}: that errs" in said
+    assert f"errs {wrong['near'] / wrong['flagship']:.2f} times as often" in said
+    assert "it came to 1.0 to 1.5 minutes" in said
+    assert section in report.page(equal, equal=equal)
+
+
 def test_missing_results_are_one_line_that_says_what_to_do(tmp_path, capsys):
     assert report.main(["--results", str(tmp_path / "none.pkl")]) == 2
     assert "python -m experiments.report --gather" in capsys.readouterr().err
@@ -317,7 +329,8 @@ def test_results_md_is_what_the_command_writes():
     negative = report.NEGATIVE.read_text() if report.NEGATIVE.is_file() else ""
     written = (report.ROOT / "RESULTS.md").read_text()
     asked = pickle.loads(report.BACKBONES.read_bytes())
-    expected = report.page(results.load(report.RESULTS), negative, asked, report_photos.of_files())
+    equal = results.load(report_equal.RESULTS)
+    expected = report.page(results.load(report.RESULTS), negative, asked, report_photos.of_files(), equal)
     assert written == expected, "RESULTS.md is out of date: run python -m experiments.report"
 
 

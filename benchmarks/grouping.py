@@ -159,7 +159,7 @@ def in_memory(example: GroundingExample) -> GroundingExample:
     scale_x, scale_y = (PROJECT_SIDE / side for side in example.size_wh)
     factors = (scale_x, scale_y, scale_x, scale_y)
     expressions = [
-        replace(e, box_xyxy=tuple(v * f for v, f in zip(e.box_xyxy, factors, strict=True)))
+        e._replace(box_xyxy=tuple(v * f for v, f in zip(e.box_xyxy, factors, strict=True)))
         for e in example.expressions
     ]
     image = load_image(example.image).resize((PROJECT_SIDE, PROJECT_SIDE), Image.Resampling.BICUBIC)

@@ -179,7 +179,7 @@ def test_similarities_stay_with_their_rows_whatever_is_encoded_at_once(tiny_conf
 def test_an_unknown_category_has_no_vote(tiny_config):
     examples = pictures()
     first = examples[0]
-    unlabelled = tuple(replace(expression, category="unknown") for expression in first.expressions)
+    unlabelled = tuple(expression._replace(category="unknown") for expression in first.expressions)
     mixed = [replace(first, expressions=unlabelled), *examples[1:]]
     judge = judge_for(None, tiny_config.model, "cpu")
     rows = add_clip_similarity(ask(constant_answer((0, 0, 1, 1)), mixed), mixed, judge, "cpu")
@@ -234,7 +234,7 @@ def test_an_absent_phrase_has_the_answer_to_its_own_words(dense, tiny_config):
     examples = load_split(tiny_config, "val")[:2]
     first, second = (example.absent[0] for example in examples)
     swapped = [
-        replace(examples[0], absent=(replace(second, sent_id=first.sent_id),)),
+        replace(examples[0], absent=(second._replace(sent_id=first.sent_id),)),
         replace(examples[1], absent=()),
     ]
     picked = [replace(example, absent=example.absent[:1]) for example in examples]

@@ -185,10 +185,10 @@ def test_a_stale_cache_is_not_used(setting, monkeypatch):
     assert is_new(
         GroundingDataset(examples, EvalTransform(96)), build_model("clip-hrnet", _sized(config, 96))
     )
-    spoken = replace(examples[0].expressions[0], text="something else")
+    spoken = examples[0].expressions[0]._replace(text="something else")
     other_words = replace(examples[0], expressions=(spoken, *examples[0].expressions[1:]))
     assert is_new(plain([other_words, *examples[1:]]))
-    moved = replace(examples[0].expressions[0], box_xyxy=(1.0, 2.0, 30.0, 40.0))
+    moved = examples[0].expressions[0]._replace(box_xyxy=(1.0, 2.0, 30.0, 40.0))
     other_box = replace(examples[0], expressions=(moved, *examples[0].expressions[1:]))
     assert is_new(plain([other_box, *examples[1:]]))
     with torch.no_grad():  # one weight out of millions, and one buffer

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -58,8 +59,7 @@ class BadRecord(DataError):
         return BadRecord, (self.reason, self._message)
 
 
-@dataclass(frozen=True, slots=True)
-class Expression:
+class Expression(NamedTuple):
     """One sentence that refers to one object.
 
     Attributes:
@@ -81,8 +81,7 @@ class Expression:
     distractors: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AbsentPhrase:
+class AbsentPhrase(NamedTuple):
     """One phrase that fits nothing in its image.
 
     Attributes:

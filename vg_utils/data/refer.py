@@ -233,14 +233,15 @@ class _Builder:
         """The boxes of an image's objects by annotation, and the faults of those without a usable one."""
         boxes, faults = {}, {}
         for annotation in self.index.of_image.get(image_id, ()):
-            if (box := self.plain_boxes.get(annotation["id"])) is not None:
-                boxes[annotation["id"]] = box
+            ann_id = annotation["id"]
+            if (box := self.plain_boxes.get(ann_id)) is not None:
+                boxes[ann_id] = box
                 continue
-            where = f"instances.json, image {image_id}, annotation {annotation['id']}"
+            where = f"instances.json, image {image_id}, annotation {ann_id}"
             try:
-                boxes[annotation["id"]] = corners(annotation.get("bbox"), size_wh, where)
+                boxes[ann_id] = corners(annotation.get("bbox"), size_wh, where)
             except BadRecord as error:
-                faults[annotation["id"]] = error
+                faults[ann_id] = error
         return boxes, faults
 
     def _expressions(

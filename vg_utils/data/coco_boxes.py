@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-import numpy as np
-
 from vg_utils.data.examples import LARGEST_PX, BadRecord, Box, fit_box
 from vg_utils.data.records import BOX, Record, shown
 
@@ -25,7 +23,7 @@ def corners(bbox_xywh: Any, size_wh: tuple[int, int], where: str) -> Box:
 
 
 def corners_of_many(annotations: Sequence[Record], sizes_wh: Sequence[tuple[int, int]]) -> list[Box | None]:
-    """As `corners` of each `bbox` in an image of that size, checked by the column.
+    """As `corners` of each `bbox` in an image of that size, in one loop, which is many times as fast.
 
     Returns:
         None for those that have a fault, or have to be cut to the image: `corners` says which.
@@ -36,17 +34,13 @@ def corners_of_many(annotations: Sequence[Record], sizes_wh: Sequence[tuple[int,
         return unknown
     if not set(map(type, chain.from_iterable(boxes))) <= {int, float}:
         return unknown
+    found: list[Box | None] = []
     try:
-        xywh, sides = _array(boxes), _array(sizes_wh)
+        for (x, y, box_width, box_height), (width, height) in zip(boxes, sizes_wh, strict=True):
+            x1, y1 = x + 0.0, y + 0.0  # floats, whatever came
+            x2, y2 = x1 + box_width, y1 + box_height
+            inside = 0 <= x1 < x2 <= width <= LARGEST_PX and 0 <= y1 < y2 <= height <= LARGEST_PX
+            found.append((x1, y1, x2, y2) if inside and (x2 > 1 or y2 > 1) else None)
     except OverflowError:  # integers of hundreds of digits
         return unknown
-    first, last = xywh[:, :2], xywh[:, :2] + xywh[:, 2:]
-    fine = (np.abs(xywh) <= LARGEST_PX).all(axis=1)
-    fine &= ((first >= 0) & (first < last) & (last <= sides)).all(axis=1) & (last > 1).any(axis=1)
-    xyxy = zip(*first.T.tolist(), *last.T.tolist(), strict=True)  # by the column: tuples at once, no lists
-    return [box if is_fine else None for box, is_fine in zip(xyxy, fine.tolist(), strict=True)]
-
-
-def _array(rows: Sequence[Sequence[float]]) -> np.ndarray:
-    """float64 (N, columns), in half of the time that `np.array` takes, which looks at each row."""
-    return np.fromiter(chain.from_iterable(rows), float).reshape(len(rows), -1)
+    return found

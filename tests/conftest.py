@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.forks import Forks
 from vg_utils.config import Config, set_fields
 from vg_utils.presets import preset
 
@@ -49,6 +50,14 @@ def no_waiting_for_the_disk():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forks() -> Forks:
+    """Runs functions in processes of their own, see `tests.forks`; made before anything has run."""
+    forks = Forks()
+    yield forks
+    forks.close()
 
 
 @pytest.fixture(scope="session")

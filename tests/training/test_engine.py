@@ -7,8 +7,6 @@ import pickle
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import torch
 
 from tests.models.maps import SMALL
 from tests.tiny import TOKENIZER, changed_names, copy_of, weights_of, without_clocks
+from tests.training.train_jobs import run_jobs
 from vg_utils import files
 from vg_utils.boxes import paired_iou, to_xyxy
 from vg_utils.config import Config, ConfigError, set_fields
@@ -36,7 +35,6 @@ from vg_utils.training.engine import TrainingError, fit
 from vg_utils.training.loaders import load_split
 from vg_utils.training.optim import make_optimizer, make_scheduler
 
-ROOT = Path(__file__).parents[2]
 FEW = {"data__limit_images": 8}  # of images: three batches, the last one short
 RANDOM = {"model__clip__weights": "random", "model__hrnet__weights": "random"}
 
@@ -257,7 +255,7 @@ class Jobs:
 
 
 @pytest.fixture(scope="module")
-def jobs(tiny_scenes, tmp_path_factory) -> Jobs:
+def jobs(tiny_scenes, tmp_path_factory, forks) -> Jobs:
     """Trainings in other processes: two that were killed in mid-epoch, one of two processes."""
     folder = tmp_path_factory.mktemp("jobs")
     base = set_fields(_base(tiny_scenes, folder), train__epochs=2)
@@ -279,12 +277,8 @@ def jobs(tiny_scenes, tmp_path_factory) -> Jobs:
     for name, config in configs.items():
         config.save(folder / f"{name}.json")
         todo.append({"config": str(folder / f"{name}.json"), "run_dir": str(folder / name)} | kinds[name])
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.train_jobs", json.dumps(todo)],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    *_, said = done.stdout.splitlines()  # some versions of torch say something before
-    return Jobs(folder, configs, dict(zip(configs, json.loads(said), strict=True)), done.stderr)
+    codes = forks.run(run_jobs, todo, folder / "errors.txt")
+    return Jobs(folder, configs, dict(zip(configs, codes, strict=True)), (folder / "errors.txt").read_text())
 
 
 @pytest.mark.slow

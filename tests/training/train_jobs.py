@@ -1,15 +1,7 @@
-"""Trainings in processes of their own, to be killed or to work together.
-
-    python -m tests.training.train_jobs JSON
-
-The argument is a list of jobs, objects of `config` (a file), `run_dir`, and either `kill_at`, the
-[epoch, batch] before which SIGKILL comes, or `processes`, how many train together as torchrun would start
-them. Imports take longer than these trainings, so they happen once, and every job is a fork of this process.
-"""
+"""Trainings in processes of their own, to be killed or to work together: every one is a fork."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -71,17 +63,20 @@ def warm_up(config: Config) -> None:
     model.predict(images, model.tokenizer(["the cube"]), torch.zeros(1, dtype=torch.long))
 
 
-def main() -> None:
-    """Print the exit codes of the processes of each job, as JSON; minus the signal for those killed."""
-    torch.set_num_threads(1)
-    codes, jobs = [], json.loads(sys.argv[1])
+def run_jobs(jobs: list[dict], errors: Path) -> list[list[int]]:
+    """The exit codes of the processes of each job; minus the signal for those killed.
+
+    Args:
+        jobs: `config` (a file), `run_dir`, and either `kill_at`, the [epoch, batch] before which SIGKILL
+            comes, or `processes`, how many train together as torchrun would start them.
+        errors: a file for what they say of what went wrong.
+    """
+    with errors.open("w") as file:
+        os.dup2(file.fileno(), sys.__stderr__.fileno())
+    codes = []
     warm_up(Config.load(Path(jobs[0]["config"])))
     for job in jobs:
         processes, port = job.get("processes", 1), free_port()
         pids = [forked(job, rank, processes, port) for rank in range(processes)]
         codes.append([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids])
-    print(json.dumps(codes))
-
-
-if __name__ == "__main__":
-    main()
+    return codes

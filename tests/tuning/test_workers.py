@@ -7,7 +7,6 @@ import pwd
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.tuning import tune_jobs
-from tests.tuning.tune_jobs import open_study, search
+from tests.tuning.tune_jobs import open_study, run_workers, search
 from vg_utils.config import Config, set_fields
 from vg_utils.presets import preset
 from vg_utils.tuning import search as tuning
@@ -25,8 +24,6 @@ from vg_utils.tuning.report import count_trials
 from vg_utils.tuning.search import Worker
 from vg_utils.tuning.storage import Storage
 
-REPOSITORY = Path(__file__).parents[2]
-
 
 @pytest.fixture
 def quick(monkeypatch) -> Config:
@@ -34,14 +31,6 @@ def quick(monkeypatch) -> Config:
     monkeypatch.setattr(tuning, "fit", tune_jobs.quick_fit)
     monkeypatch.setattr(tuning, "fill_cache", lambda config, progress: {})
     return set_fields(preset("scenes"), train__epochs=6)
-
-
-def run_workers(job: dict) -> list[int]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.tuning.tune_jobs", json.dumps(job)],
-        capture_output=True, text=True, cwd=REPOSITORY, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def assert_each_once(study: optuna.Study, trials: int, lost: int) -> None:
@@ -60,7 +49,7 @@ def assert_each_once(study: optuna.Study, trials: int, lost: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_workers_on_a_journal_one_killed_in_mid_trial(tiny_config, tmp_path):
+def test_two_workers_on_a_journal_one_killed_in_mid_trial(tiny_config, tmp_path, forks):
     """Real trainings, one cache, one kill -9."""
     config = set_fields(tiny_config, train__cached=True, train__cache_views=1, data__limit_images=8)
     config.save(tmp_path / "config.json")
@@ -71,7 +60,7 @@ def test_two_workers_on_a_journal_one_killed_in_mid_trial(tiny_config, tmp_path)
         "quick": False,
     }
     job |= {"storage": str(tmp_path / "out" / "journal.log"), "trials": 4, "killed_in": [2, 0]}
-    assert run_workers(job) == [-9, 0]
+    assert forks.run(run_workers, job) == [-9, 0]
     study = open_study(job["storage"])
     assert_each_once(study, 4, lost=1)
     assert len(list(Path(config.data.features).glob("*.pt"))) == 2  # train and val: made once, for all
@@ -80,20 +69,20 @@ def test_two_workers_on_a_journal_one_killed_in_mid_trial(tiny_config, tmp_path)
 
 
 @pytest.mark.slow
-def test_four_workers_end_at_the_asked_total(quick, tmp_path):
+def test_four_workers_end_at_the_asked_total(quick, tmp_path, forks):
     quick.save(tmp_path / "config.json")
     job = {"config": str(tmp_path / "config.json"), "study": "s", "out": str(tmp_path / "out"), "quick": True}
     job |= {"storage": str(tmp_path / "out" / "journal.log"), "trials": 30, "killed_in": [0, 3, 0, 5]}
-    assert run_workers(job) == [0, -9, 0, -9]
+    assert forks.run(run_workers, job) == [0, -9, 0, -9]
     assert_each_once(open_study(job["storage"]), 30, lost=2)
 
 
 @pytest.mark.slow
-def test_two_workers_on_postgresql_one_killed_in_mid_trial(quick, tmp_path, postgresql):
+def test_two_workers_on_postgresql_one_killed_in_mid_trial(quick, tmp_path, postgresql, forks):
     quick.save(tmp_path / "config.json")
     job = {"config": str(tmp_path / "config.json"), "study": "s", "out": str(tmp_path / "out"), "quick": True}
     job |= {"storage": postgresql, "trials": 12, "killed_in": [3, 0]}
-    assert run_workers(job) == [-9, 0]
+    assert forks.run(run_workers, job) == [-9, 0]
     assert_each_once(open_study(postgresql), 12, lost=1)
 
 

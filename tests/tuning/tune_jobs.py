@@ -1,14 +1,7 @@
-"""Workers of a search in processes of their own, some to be killed: `python -m tests.tuning.tune_jobs JSON`.
-
-The argument is an object of `config` (a file), `study`, `out`, `storage`, `trials`, `quick` (trainings that
-only look like some) and `killed_in`, a number for each worker: the trial, counted from 1, in which SIGKILL
-comes after its first epoch; 0: never, and then its second trial waits for those that are to die. As in
-`tests.training.train_jobs`, imports happen once and every worker is a fork.
-"""
+"""Workers of a search in processes of their own, some to be killed: every one is a fork."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -17,7 +10,6 @@ import time
 from pathlib import Path
 
 import optuna
-import torch
 
 from tests.training.train_jobs import warm_up
 from vg_utils.config import Config
@@ -115,18 +107,18 @@ def forked(job: dict, worker: int) -> int:
         os._exit(status)
 
 
-def main() -> None:
-    """Print the exit codes of the workers, as JSON; minus the signal for those killed."""
+def run_workers(job: dict) -> list[int]:
+    """The exit codes of the workers; minus the signal for those killed.
+
+    Args:
+        job: `config` (a file), `study`, `out`, `storage`, `trials`, `quick` (trainings that only look like
+            some) and `killed_in`, a number for each worker: the trial, counted from 1, in which SIGKILL comes
+            after its first epoch; 0: never, and then its second trial waits for those that are to die.
+    """
     global QUICK_SECONDS
-    torch.set_num_threads(1)
     QUICK_SECONDS, tuning.POLL_SECONDS, tuning_storage.HEARTBEAT_SECONDS = 0.02, 0.2, 1
     tuning_storage.MISSED_BEATS = 10  # a busy machine may well be late by some
-    job = json.loads(sys.argv[1])
     if not job["quick"]:
         warm_up(Config.load(Path(job["config"])))
     pids = [forked(job, worker) for worker in range(len(job["killed_in"]))]
-    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]))
-
-
-if __name__ == "__main__":
-    main()
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]

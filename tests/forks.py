@@ -22,7 +22,10 @@ class Forks:
         self._pid = os.fork()
         if not self._pid:
             self._asked.close()  # so that the end of this process's parent is the end of `requests`
-            _serve(requests)
+            try:
+                _serve(requests)
+            finally:  # of this process and of its forks, whatever happens: none goes on with the tests
+                os._exit(1)
         requests.close()
 
     def run(self, function: Callable, *arguments: object) -> object:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from vg_utils import pipeline
 from vg_utils.cli import main
 from vg_utils.config import Config
 from vg_utils.presets import preset
@@ -225,6 +226,7 @@ def test_random_init_and_other_models_train(scenes, small, tmp_path):
 @pytest.mark.slow
 def test_run_does_everything_in_one_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, "FAST_SCENES", {"images": 15, "size": 64, "seed": 0})
     assert call("run", "--preset", "scenes", "--fast", "--out", "out") == 0
     printed = capsys.readouterr().out
     out = tmp_path / "out"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
 import sys
 from argparse import Namespace
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -75,33 +75,25 @@ def test_a_run_of_the_study_trains_scores_and_ships(pictures, tmp_path):
     )
 
 
-STUDY = """
-import sys
-
-from experiments import plan, run
-from vg_utils.config import set_fields
-
-usual, small = plan.basic, {"train__batch_images": 8, "train__epoch_images": 16, "model__image_size": 64}
-plan.basic = lambda model, **changes: set_fields(usual(model, **changes), **small)
-run.SIZE, run.LOOKED_AT, run.SIMILARITY_IMAGES = 64, 3, 3
-run.RENDERED = {"train": 24, "val": 6, "test": 6, "novel": 6}
-if __name__ == "__main__":
-    command = sys.argv
-    for only in ("constant-box loss-l1", "constant-box loss-l1 oracle-crop"):
-        sys.argv = [*command, "--only", *only.split()]
-        run.main()
-        print("done", flush=True)
-"""
+def twice(command: list[str], said: Path) -> None:
+    """The study in small, and again with one run more; to be called in a process of its own."""
+    usual, small = plan.basic, {"train__batch_images": 8, "train__epoch_images": 16, "model__image_size": 64}
+    plan.basic = lambda model, **changes: set_fields(usual(model, **changes), **small)
+    run.SIZE, run.LOOKED_AT, run.SIMILARITY_IMAGES = 64, 3, 3
+    run.RENDERED = {"train": 24, "val": 6, "test": 6, "novel": 6}
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    with said.open("w") as file, redirect_stdout(file):
+        for only in (["constant-box", "loss-l1"], ["constant-box", "loss-l1", "oracle-crop"]):
+            sys.argv = [*command, "--only", *only]
+            run.main()
+            print("done", flush=True)
 
 
 @pytest.mark.slow
-def test_the_study_does_what_is_not_done_yet_and_nothing_twice(tmp_path):
+def test_the_study_does_what_is_not_done_yet_and_nothing_twice(tmp_path, forks):
     where = ["--data", str(tmp_path / "scenes"), "--out", str(tmp_path / "study"), "--minutes", "1e-3"]
-    command = [sys.executable, "-c", STUDY, *where, "--processors", "1"]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    first, second, rest = done.stdout.decode().split("done\n")
+    forks.run(twice, ["study", *where, "--processors", "1"], tmp_path / "said.txt")
+    first, second, rest = (tmp_path / "said.txt").read_text().split("done\n")
     assert "FAILED" not in first
     found = {p.stem: pickle.loads(p.read_bytes()) for p in (tmp_path / "study" / "results").iterdir()}
     assert set(found) == {"constant-box-0", "loss-l1-0", "oracle-crop-0"}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import gc
 import os
+import sys
 import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,6 +26,9 @@ from vg_utils.presets import preset
 
 if TYPE_CHECKING:
     from vg_utils.models.base import GroundingModel
+
+# With it jsonschema, which checks notebooks, builds a grammar of addresses, which takes two seconds.
+sys.modules["rfc3987_syntax"] = None
 
 TINY_SIZE = 64  # side of the images, and of the model's square
 
@@ -125,14 +129,20 @@ def warnings_are_errors():
 
 @pytest.fixture
 def tiny_config(tiny_scenes, tmp_path) -> Config:
-    """Two epochs of `clip-hrnet` on it with the shipped backbones, 7 batches each, the last one short.
+    """Two epochs of `clip-hrnet` with the shipped backbones on 8 of its images: 3 batches, the last short.
 
     The cache of features is the test's own; `vg_utils.config.set_fields` makes other settings of it.
     """
     config = preset("scenes")
     return replace(
         config,
-        data=replace(config.data, root=str(tiny_scenes), workers=0, features=str(tmp_path / "features")),
+        data=replace(
+            config.data,
+            root=str(tiny_scenes),
+            workers=0,
+            features=str(tmp_path / "features"),
+            limit_images=8,
+        ),
         model=replace(config.model, image_size=TINY_SIZE),
         train=replace(
             config.train, epochs=2, batch_images=3, cached=False, cache_views=2, similarity_images=2

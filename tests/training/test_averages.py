@@ -91,8 +91,7 @@ def stopped_and_resumed(config, run_dir) -> list[dict]:
 def test_a_run_stopped_after_an_epoch_ends_as_an_uninterrupted_one(
     tiny_config, tmp_path, name, changes, files
 ):
-    few = {"data__limit_images": 8, "train__similarity_images": 0}  # three batches, the last one short
-    config = set_fields(tiny_config, model__name=name, **few, **changes)
+    config = set_fields(tiny_config, model__name=name, train__similarity_images=0, **changes)
     whole = fit(config, tmp_path / "whole", progress=False)
     resumed = stopped_and_resumed(config, tmp_path / "cut")
     assert len(whole) == config.train.epochs == 2

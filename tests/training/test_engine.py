@@ -35,7 +35,6 @@ from vg_utils.training.engine import TrainingError, fit
 from vg_utils.training.loaders import load_split
 from vg_utils.training.optim import make_optimizer, make_scheduler
 
-FEW = {"data__limit_images": 8}  # of images: three batches, the last one short
 RANDOM = {"model__clip__weights": "random", "model__hrnet__weights": "random"}
 
 
@@ -178,7 +177,7 @@ def test_history_is_whole_and_the_same_in_both_files(tiny_config, tmp_path):
 
 
 def test_means_are_weighted_by_the_expressions_of_each_batch(tiny_config, tmp_path):
-    """Nothing is learned, so the training outputs can be computed again; the last batch of seven is short."""
+    """Nothing is learned, so the outputs can be computed again; the last of three batches is short."""
     config = set_fields(
         tiny_config, train__lr=0.0, train__weight_decay=0.0, model__clip_hrnet__dropout=0.0, train__epochs=1
     )
@@ -222,7 +221,7 @@ def test_the_rate_in_the_history_is_the_head_s(tiny_config, tmp_path):
 def test_a_run_interrupted_after_an_epoch_ends_as_an_uninterrupted_one(
     tiny_config, tmp_path, monkeypatch, cached
 ):
-    config = set_fields(tiny_config, **FEW, train__cached=cached, train__epochs=3)
+    config = set_fields(tiny_config, train__cached=cached, train__epochs=3)
     fit(config, tmp_path / "whole", progress=False)
     validate = engine._Run.validate
 
@@ -339,7 +338,7 @@ def _base(tiny_scenes: Path, folder: Path) -> Config:
 
 
 def test_the_best_score_survives_resuming(tiny_config, tmp_path):
-    config = set_fields(tiny_config, **FEW, train__epochs=1)
+    config = set_fields(tiny_config, train__epochs=1)
     run_dir = tmp_path / "run"
     fit(config, run_dir, progress=False)
     best = weights_of(run_dir, "model")
@@ -353,7 +352,7 @@ def test_the_best_score_survives_resuming(tiny_config, tmp_path):
 
 
 def test_a_history_that_a_kill_left_behind_is_written_again(tiny_config, tmp_path):
-    config = set_fields(tiny_config, **FEW, train__epochs=1)
+    config = set_fields(tiny_config, train__epochs=1)
     history = fit(config, tmp_path / "run", progress=False)
     (tmp_path / "run" / "history.pkl").unlink()
     (tmp_path / "run" / "history.jsonl").write_text("")
@@ -391,7 +390,7 @@ def test_a_run_is_not_resumed_with_settings_that_change_it(tiny_config, tmp_path
 
 def test_a_run_is_resumed_with_settings_that_change_nothing(tiny_config, tmp_path):
     """Other workers, another place of the same data, another part of a model that this one has not."""
-    config = set_fields(tiny_config, **FEW, train__cached=True, train__cache_views=1)
+    config = set_fields(tiny_config, train__cached=True, train__cache_views=1)
     fit(config, tmp_path / "whole", progress=False)
     shutil.copytree(config.data.root, tmp_path / "moved")
     other = {"root": str(tmp_path / "moved"), "features": str(tmp_path / "elsewhere"), "workers": 1}
@@ -418,7 +417,7 @@ def test_a_run_is_not_resumed_on_other_data(tiny_config, tiny_scenes, tmp_path):
 
 def test_a_run_goes_on_for_more_epochs_and_says_so(tiny_config, tmp_path, capsys):
     """The rate follows the cosine of all epochs, also where the first few had come to its end."""
-    config = set_fields(tiny_config, **FEW, train__cached=True, train__cache_views=1, train__epochs=2)
+    config = set_fields(tiny_config, train__cached=True, train__cache_views=1, train__epochs=2)
     first = fit(config, tmp_path / "run", progress=False)
     longer = set_fields(config, train__epochs=4)
     capsys.readouterr()
@@ -437,7 +436,7 @@ def test_a_run_goes_on_for_more_epochs_and_says_so(tiny_config, tmp_path, capsys
 
 
 def test_the_first_step_of_more_epochs_has_the_rate_of_the_new_schedule(tiny_config, tmp_path, monkeypatch):
-    config = set_fields(tiny_config, **FEW, train__cached=True, train__cache_views=1, train__epochs=1)
+    config = set_fields(tiny_config, train__cached=True, train__cache_views=1, train__epochs=1)
     fit(config, tmp_path / "run", progress=False)
     rates, after = [], engine._Run._after_step
 
@@ -504,7 +503,7 @@ def test_models_without_batch_normalisation_train_on_one_picture_at_a_time(tiny_
 
 
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(tiny_config, tmp_path, monkeypatch):
-    config, run_dir, losses = set_fields(tiny_config, **FEW), tmp_path / "run", ClipHRNet.losses
+    config, run_dir, losses = set_fields(tiny_config), tmp_path / "run", ClipHRNet.losses
     seen: dict[str, bytes] = {}
 
     def broken(model: ClipHRNet, outputs, targets):

@@ -38,7 +38,7 @@ def images(tiny_scenes, tmp_path_factory) -> Path:
 @pytest.fixture
 def setting(tiny_config, images, untrained):
     """A config, eight images, and a model with shipped backbones."""
-    config = set_fields(tiny_config, data__root=str(images), data__limit_images=8)
+    config = set_fields(tiny_config, data__root=str(images))
     return config, load_split(config, "train"), deepcopy(untrained("clip-hrnet"))
 
 

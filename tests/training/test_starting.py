@@ -7,12 +7,12 @@ import torch
 
 from tests.tiny import copy_of
 from vg_utils.config import Config, ConfigError, set_fields
-from vg_utils.data import load_examples
 from vg_utils.evaluation.runs import evaluate, evaluate_constant
 from vg_utils.models import build_model
 from vg_utils.models.checkpoints import CheckpointError, load_model
 from vg_utils.predictor import Grounder
 from vg_utils.training.engine import fit
+from vg_utils.training.loaders import load_split
 from vg_utils.training.starting import start_model, take_over
 
 
@@ -83,11 +83,11 @@ def test_taking_over_changes_no_model_that_is_refused():
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
 
 
-def test_a_training_says_what_came_of_it(tiny_config: Config, tiny_scenes, tmp_path, capsys):
+def test_a_training_says_what_came_of_it(tiny_config: Config, tmp_path, capsys):
     out = tmp_path / "run"
     history = fit(tiny_config, out, progress=False, closing=True)
     said = capsys.readouterr().out
-    train, val = (load_examples(tiny_scenes, split) for split in ("train", "val"))
+    train, val = (load_split(tiny_config, split) for split in ("train", "val"))
     best = max(history, key=lambda epoch: epoch["val_miou"])
     blind = evaluate_constant(train, val, "", "val").results["miou"]
     scored = evaluate(Grounder.load(out), val, "", "val", similarity=False).results["miou"]

@@ -51,7 +51,7 @@ def assert_each_once(study: optuna.Study, trials: int, lost: int) -> None:
 @pytest.mark.slow
 def test_two_workers_on_a_journal_one_killed_in_mid_trial(tiny_config, tmp_path, forks):
     """Real trainings, one cache, one kill -9."""
-    config = set_fields(tiny_config, train__cached=True, train__cache_views=1, data__limit_images=8)
+    config = set_fields(tiny_config, train__cached=True, train__cache_views=1)
     config.save(tmp_path / "config.json")
     job = {
         "config": str(tmp_path / "config.json"),

@@ -227,7 +227,7 @@ def test_random_init_and_other_models_train(scenes, small, tmp_path):
 def test_run_does_everything_in_one_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pipeline, "FAST_SCENES", {"images": 15, "size": 64, "seed": 0})
-    assert call("run", "--preset", "scenes", "--fast", "--out", "out") == 0
+    assert call("run", "--preset", "scenes", "--fast", "--out", "out", "--model.image-size", 64) == 0
     printed = capsys.readouterr().out
     out = tmp_path / "out"
     assert Config.load(out / "config.json").preset == "scenes"

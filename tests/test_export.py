@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tests.models.maps import tiny_rn
 from vg_utils.cli import main
 from vg_utils.config import Config, set_fields
 from vg_utils.export import ImageEncoder, PhraseHead, export_onnx, export_programs, export_torch
@@ -38,6 +39,12 @@ def assert_answers_any_number(head: nn.Module, grounder: Grounder) -> None:
     for count in (1, 2, 4):
         tokens = grounder.model.tokenizer(PHRASES[:count])
         torch.testing.assert_close(head(features, tokens), PhraseHead(grounder.model)(features, tokens))
+
+
+@pytest.fixture
+def tiny_config(tiny_config, monkeypatch) -> Config:
+    """With a CLIP of few layers: the time of an export is that of their number."""
+    return set_fields(tiny_config, model__clip__name=tiny_rn(monkeypatch), model__clip__weights="random")
 
 
 @pytest.mark.slow

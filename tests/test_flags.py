@@ -67,12 +67,12 @@ def test_flags_are_the_fields():
 
 @pytest.mark.parametrize("flag", FLAGS)
 def test_every_field_can_be_set_and_nothing_else_changes(flag):
-    words, expected = different(flag)
+    usual, (words, expected) = Config(), different(flag)
     config = parse_settings(Config(), [flag, *words])
     value = value_of(config, flag)
     assert value == expected
     assert type(value) is type(expected)
-    assert [f for f in FLAGS if value_of(config, f) != value_of(Config(), f)] == [flag]
+    assert [f for f in FLAGS if value_of(config, f) != value_of(usual, f)] == [flag]
 
 
 def test_no_flags_change_nothing_and_defaults_are_the_presets():

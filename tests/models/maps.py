@@ -39,6 +39,13 @@ TINY_VIT = {  # open_clip's own classes, smaller than any that it names
 }
 
 
+TINY_RN = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
 def small_config(name: str, **changes) -> Config:
     """The preset `scenes` with shipped frozen backbones and a small head."""
     return set_fields(preset("scenes", name), **SMALL | changes)
@@ -51,9 +58,14 @@ def build_small(name: str, **changes) -> GroundingModel:
 
 def tiny_vit(monkeypatch) -> str:
     """The name of a CLIP with a tiny ViT of 48 pixels and 8 blocks, known to open_clip for this test."""
-    configs = open_clip.factory._MODEL_CONFIGS
-    monkeypatch.setitem(configs, "tiny-vit", TINY_VIT)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-vit", TINY_VIT)
     return "tiny-vit"
+
+
+def tiny_rn(monkeypatch) -> str:
+    """The name of a CLIP with a tiny ResNet and a text encoder of one block, known likewise."""
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-rn", TINY_RN)
+    return "tiny-rn"
 
 
 def batch_of(examples: list[GroundingExample], absent: int | None = None, size: int = SIZE) -> Batch:

@@ -75,7 +75,7 @@ def shipped_clips_are_read_once():
 
     @cache
     def read(*arguments: object) -> torch.nn.Module:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             return load_clip(*arguments)
 
     def read_once(config: ClipConfig, image_size: int) -> torch.nn.Module:

@@ -503,7 +503,7 @@ def test_models_without_batch_normalisation_train_on_one_picture_at_a_time(tiny_
 
 
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(tiny_config, tmp_path, monkeypatch):
-    config, run_dir, losses = set_fields(tiny_config), tmp_path / "run", ClipHRNet.losses
+    config, run_dir, losses = tiny_config, tmp_path / "run", ClipHRNet.losses
     seen: dict[str, bytes] = {}
 
     def broken(model: ClipHRNet, outputs, targets):

@@ -16,12 +16,14 @@ from benchmarks import (
     grouping,
     proposals,
     reading,
+    together,
     training,
 )
 from vg_utils.cli import main as command_line
 
 MODULES = {"decoding": decoding, "grouping": grouping, "caching": caching, "grounding": grounding}
 MODULES |= {"proposals": proposals, "reading": reading, "answering": answering, "training": training}
+MODULES |= {"together": together}
 
 
 def run(name, *arguments):
@@ -72,6 +74,17 @@ def test_reading_finds_every_expression_each_way():
     report = run("reading", "--against", ".")  # this checkout, as if it were another
     assert [len(c.rows()) for c in report.comparisons] == [3, 3]
     assert list(report.checks.values()) == [40, 40]
+
+
+def test_two_processes_learn_as_one_does(forks):
+    forks.run(train_together)
+
+
+def train_together():
+    together.START_METHOD = "fork"  # everything is imported here
+    report = run("together", "--model", "clip-hrnet", "--images", 4)
+    one, two = (report.checks[f"training loss of {name}"] for name in ("1 process", "2 processes"))
+    assert two == pytest.approx(one, rel=0.2)  # each has BatchNorm's statistics of its own images
 
 
 def test_grounding_answers_the_same_each_way(tmp_path):

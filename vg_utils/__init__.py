@@ -40,7 +40,7 @@ _FACE = {  # module -> what it is asked for
     "training.features": ("cache_features",),
     "pickles": ("read_pickle",),
     "predictor": ("Encoded", "Grounder"),
-    "evaluation.confidence": ("expected_calibration_error",),
+    "evaluation.confidence": ("expected_calibration_error", "presence_by_family"),
     "evaluation.metrics": ("bootstrap_ci", "breakdown", "summarise"),
     "evaluation.rows": ("eval_batches",),
     "evaluation.runs": ("Evaluation", "evaluate", "evaluate_constant", "evaluate_detector"),

@@ -13,6 +13,7 @@ from vg_utils.evaluation.confidence import (
     auroc_ci,
     confidence_of,
     expected_calibration_error,
+    presence_by_family,
     presence_outcomes,
     reliability,
     risk_coverage,
@@ -136,6 +137,17 @@ def test_auroc_is_the_share_of_pairs_in_order(seed):
     pairs = [(p > n) + 0.5 * (p == n) for p in positive for n in negative]
     assert auroc(positive, negative) == pytest.approx(np.mean(pairs))
     assert auroc(negative, positive) == pytest.approx(1 - np.mean(pairs))
+
+
+def test_presence_is_compared_within_a_family():
+    rows = pd.DataFrame({"family": ["name", "name", "order"], "presence": [0.9, 0.4, 0.2]})
+    families = ["name", "name", "order", "place"]  # of a place no expression fits: compared with all
+    absent = pd.DataFrame({"family": families, "presence": [0.3, 0.5, 0.6, 0.1]})
+    found = presence_by_family(rows, absent)
+    assert found.index.tolist() == ["order", "name", "place"]
+    assert found["n_absent"].tolist() == [1, 2, 1]
+    assert found["auroc"].tolist() == [0, 0.75, 1]
+    assert found["presence"].tolist() == pytest.approx([0.6, 0.4, 0.1])
 
 
 def test_auroc_of_clear_cases():

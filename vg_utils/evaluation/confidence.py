@@ -38,6 +38,25 @@ def confidence_of(rows: pd.DataFrame, absent: pd.DataFrame | None = None) -> dic
     return found
 
 
+def presence_by_family(rows: pd.DataFrame, absent: pd.DataFrame) -> pd.DataFrame:
+    """How well phrases that fit nothing are told from those that fit, by what kind of phrase they are.
+
+    Args:
+        rows: of the expressions, with `presence` and `family`.
+        absent: rows of the phrases that fit nothing in their image, with the same.
+
+    Returns:
+        A line for each family of `absent`, the hardest first: how many they are (`n_absent`), their mean
+        presence, and the AUROC of the expressions of that family, of all where it has none, against them.
+    """
+    lines = {}
+    for family, misses in absent.groupby("family", observed=True)["presence"]:
+        fits = rows.loc[rows["family"] == family, "presence"]
+        fits = fits if len(fits) else rows["presence"]
+        lines[family] = {"n_absent": len(misses), "presence": misses.mean(), "auroc": auroc(fits, misses)}
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("family").sort_values("auroc")
+
+
 def target_accuracy(
     rows: pd.DataFrame, absent: pd.DataFrame | None, threshold: float = PRESENCE_THRESHOLD
 ) -> dict[str, float]:

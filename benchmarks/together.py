@@ -23,6 +23,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from benchmarks._one_build import settings
 from benchmarks._timing import Comparison, Report, finish, options
 from benchmarks._work import photographs
+from vg_utils.data import GroundingExample
 from vg_utils.data.resident import ResidentPictures
 from vg_utils.models.backbones import build_backbone
 from vg_utils.training.engine import fit
@@ -32,12 +33,13 @@ START_METHOD = "spawn"
 DRAWN = 64  # images, which a batch repeats: what they show does not matter to the time
 
 
-def train(job: dict) -> list[dict]:
+def train(job: dict, drawn: Sequence[GroundingExample]) -> list[dict]:
     """The history of a training, in one of the processes that train together.
 
     Args:
         job: `model`, `full` (RefCOCOg's size, else that of RefScenes), `images` of a batch of all processes
             together, `processes`, `steps` of an epoch, `epochs`, `graphs`, and the `folder` of the run.
+        drawn: examples, which are repeated until there are enough.
     """
     processes, images = job["processes"], job["images"]
     config = settings(job["model"], job["full"], tuning="full")
@@ -48,24 +50,22 @@ def train(job: dict) -> list[dict]:
     size, where = config.model.image_size, torch.device("cpu")
     if job["full"]:
         where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    with tempfile.TemporaryDirectory() as folder:
-        drawn = photographs(Path(folder), min(DRAWN, images))
-        examples = [replace(drawn[number % len(drawn)], image_id=number) for number in range(images)]
-        tokenizer = build_backbone(config.model.clip, size).tokenizer
-        held = ResidentPictures(examples, size, tokenizer, where)
-        splits = {"train": held, "val": examples[: 2 * processes]}  # each process has its share of val
-        return fit(config, Path(job["folder"]) / "run", progress=False, splits=splits)
+    examples = [replace(drawn[number % len(drawn)], image_id=number) for number in range(images)]
+    tokenizer = build_backbone(config.model.clip, size).tokenizer
+    held = ResidentPictures(examples, size, tokenizer, where)
+    splits = {"train": held, "val": examples[: 2 * processes]}  # each process has its share of val
+    return fit(config, Path(job["folder"]) / "run", progress=False, splits=splits)
 
 
-def launch(job: dict) -> list[dict]:
+def launch(job: dict, drawn: Sequence[GroundingExample]) -> list[dict]:
     """`train` in as many processes as the job asks for, and the history of the first."""
     with tempfile.TemporaryDirectory() as folder, patch_environment(**(CPU if not job["full"] else {})):
         alone = {"min_nodes": 1, "max_nodes": 1, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
         config = LaunchConfig(nproc_per_node=job["processes"], start_method=START_METHOD, **alone)
-        return elastic_launch(config, train)(job | {"folder": folder})[0]
+        return elastic_launch(config, train)(job | {"folder": folder}, drawn)[0]
 
 
-def measure(job: dict, gpus: int, rounds: int) -> Report:
+def measure(job: dict, drawn: Sequence[GroundingExample], gpus: int, rounds: int) -> Report:
     """One process and several, in turns; the first epoch of each warms up."""
     counts, unit = (1, gpus), "GPU" if job["full"] else "process"
     names = {count: f"{count} {unit}{'' if count == 1 else 's' if job['full'] else 'es'}" for count in counts}
@@ -73,7 +73,7 @@ def measure(job: dict, gpus: int, rounds: int) -> Report:
     losses = {}
     for _ in range(rounds):
         for count, name in names.items():
-            for epoch in launch(job | {"processes": count})[1:]:
+            for epoch in launch(job | {"processes": count}, drawn)[1:]:
                 seconds[name].append(epoch["seconds"])
                 losses[f"training loss of {name}"] = epoch["train_loss"]
     size = "refcocog" if job["full"] else "scenes"
@@ -93,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> Report:
     full = torch.cuda.device_count() >= given.gpus and not given.tiny
     job = {"model": given.model, "full": full, "images": given.images or (128 if full else 8)}
     job |= {"steps": 10 if full else 1, "epochs": 3 if full else 2, "graphs": full and not given.plain}
-    return finish(measure(job, given.gpus, given.rounds or (3 if full else 1)), given.json)
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = photographs(Path(folder), min(DRAWN, job["images"]))
+        return finish(measure(job, drawn, given.gpus, given.rounds or (3 if full else 1)), given.json)
 
 
 if __name__ == "__main__":

@@ -82,9 +82,9 @@ def test_two_processes_learn_as_one_does(forks):
 
 def train_together():
     together.START_METHOD = "fork"  # everything is imported here
-    report = run("together", "--model", "clip-hrnet", "--images", 4)
+    report = run("together", "--model", "text-only", "--images", 4)
     one, two = (report.checks[f"training loss of {name}"] for name in ("1 process", "2 processes"))
-    assert two == pytest.approx(one, rel=0.2)  # each has BatchNorm's statistics of its own images
+    assert two == pytest.approx(one, rel=0.1)  # not the same phrases in a batch of each
 
 
 def test_grounding_answers_the_same_each_way(tmp_path):

@@ -80,8 +80,8 @@ def probe(name: str, options: argparse.Namespace, pairs: Sequence[GroundingExamp
     device = default_device()
     hold = holder(config, device, options.workers)
     splits = {"train": hold(train), "val": hold(val)}
-    directory = options.out / "probes" / f"{run.name}-{config.train.seed}"
-    length = length_by_probe(config, options.minutes * run.share, splits, directory)
+    kept = options.out / "lengths" / f"{run.name}-{config.train.seed}.json"
+    length = length_by_probe(config, options.minutes * run.share, splits, kept)
     config = replace(config, train=replace(config.train, **length))
     history = fit(config, options.out / name, True, progress=False, splits=splits, on_epoch=tell)
     grounder = Grounder.load(options.out / name, device)

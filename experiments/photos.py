@@ -147,8 +147,8 @@ def train_and_score(run: Run, seed: int, options: argparse.Namespace) -> dict | 
     hold = holder(config, device, options.workers)
     splits: dict[str, Any] = {"train": hold(without(examples["train"], run.without))}
     splits["val"] = examples["val"] if run.gpus > 1 else hold(examples["val"])
-    directory = options.out / "probes" / f"{run.name}-{seed}"
-    length = length_by_probe(config, options.minutes * run.share, splits, directory, run.gpus)
+    kept = options.out / "lengths" / f"{run.name}-{seed}.json"
+    length = length_by_probe(config, options.minutes * run.share, splits, kept, run.gpus)
     config = replace(config, train=replace(config.train, **length))
     directory, started = options.out / "runs" / f"{run.name}-{seed}", time.perf_counter()
     history = fit(config, directory, True, progress=False, splits=splits, on_epoch=tell)

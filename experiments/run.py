@@ -152,7 +152,7 @@ def train_and_score(job: Job, pictures: Pictures, out: Path, minutes: float) -> 
     if run.images:
         splits["train"] = splits["train"].first(run.images)
     if run.probed:
-        length = length_by_probe(config, minutes, splits, out / "probes" / job.name)
+        length = length_by_probe(config, minutes, splits, out / "lengths" / f"{job.name}.json")
     else:
         length = length_for(run, minutes, len(splits["train"].examples))
     config = replace(config, train=replace(config.train, **length))

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments import plan, run
+from experiments import lengths, plan, run
 from experiments.plan import Run, set_fields
 from tests.conftest import TINY_SIZE
 from vg_utils.config import Config
 from vg_utils.data import load_examples
 from vg_utils.pickles import write_pickle
 from vg_utils.predictor import Grounder
+from vg_utils.training.loaders import load_split
 
 
 def test_every_run_of_the_study_has_its_own_name_and_differs_from_the_flagship_as_it_says():
@@ -73,6 +74,16 @@ def test_a_run_of_the_study_trains_scores_and_ships(pictures, tmp_path):
     assert Grounder.load(tmp_path / "shipped" / "scenes" / "some").config == set_fields(
         trained, data__root=Config().data.root
     )
+
+
+def test_a_training_that_goes_on_is_as_long_as_when_it_began(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(lengths, "PROBED", 4)
+    splits = {name: load_split(tiny_config, name) for name in ("train", "val")}
+    kept = tmp_path / "lengths" / "run.json"
+    short, long = (lengths.length_by_probe(tiny_config, m, splits, kept.with_stem(f"{m}")) for m in (1, 60))
+    assert long["epochs"] > short["epochs"] >= 1
+    first = lengths.length_by_probe(tiny_config, 1, splits, kept)
+    assert lengths.length_by_probe(tiny_config, 1, {}, kept) == first  # nothing trains: there is no data
 
 
 def twice(command: list[str], said: Path) -> None:

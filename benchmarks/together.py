@@ -67,8 +67,8 @@ def launch(job: dict, drawn: Sequence[GroundingExample]) -> list[dict]:
 
 def measure(job: dict, drawn: Sequence[GroundingExample], gpus: int, rounds: int) -> Report:
     """One process and several, in turns; the first epoch of each warms up."""
-    counts, unit = (1, gpus), "GPU" if job["full"] else "process"
-    names = {count: f"{count} {unit}{'' if count == 1 else 's' if job['full'] else 'es'}" for count in counts}
+    one, several = ("GPU", "GPUs") if job["full"] else ("process", "processes")
+    names = {1: f"1 {one}", gpus: f"{gpus} {several}"}
     seconds = {name: [] for name in names.values()}
     losses = {}
     for _ in range(rounds):

@@ -22,13 +22,14 @@ import numpy as np
 from experiments import photo_results, plan, report_backbones, report_equal, report_photos
 from experiments import report_text as text
 from experiments.backbones import OUT as BACKBONES
-from experiments.figures import FIGURES, GROUPS, curve_rows, difference_rows, family_table, progress
+from experiments.figures import FIGURES, GROUPS, curve_rows, difference_rows, progress
 from experiments.report_tables import (
     SIZE,
     SPEED,
     Column,
     count,
     differences,
+    family_rows,
     field,
     fill,
     insert,
@@ -170,11 +171,8 @@ def frozen(study: Study) -> str:
 
 def by_family(study: Study) -> str:
     """Acc@0.5 of every system on every family."""
-    names, counts, rows, cells = family_table(study)
-    rows = [row | dict(zip(names, cell, strict=True)) for row, cell in zip(rows, cells.tolist(), strict=True)]
-    columns = {f"{name} ({counts[name]:,})": field(name, "{:.2f}") for name in names}
+    rows, columns = family_rows(study)
     figure = "![Acc@0.5 by system and family](Visuals/results_families.png)"
-    columns = {"system": label(study)} | columns
     lead = text.FAMILIES.format(looked_at=LOOKED_AT)
     return section("By family of expressions", lead, rows, columns, figure)
 

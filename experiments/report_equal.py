@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import report_text as text
-from experiments.figures import family_table, training_minutes
-from experiments.report_tables import field, fill, insert, label, minutes, scores, table, times_as_often
+from experiments.figures import training_minutes
+from experiments.report_tables import family_rows, fill, insert, minutes, scores, table, times_as_often
 from experiments.results import Study
 
 RESULTS = Path(__file__).parent / "equal.pkl"
@@ -25,10 +25,7 @@ def section(study: Study) -> str:
     for split, name in text.SPLITS.items():
         rows = study.rows("systems", split=split)
         parts += [fill(f"On {name}. {_compared(study, rows)}"), table(rows, columns)]
-    names, counts, rows, cells = family_table(study)
-    rows = [row | dict(zip(names, cell, strict=True)) for row, cell in zip(rows, cells.tolist(), strict=True)]
-    columns = {f"{name} ({counts[name]:,})": field(name, "{:.2f}") for name in names}
-    parts += [text.EQUAL_FAMILIES, table(rows, {"system": label(study)} | columns)]
+    parts += [text.EQUAL_FAMILIES, table(*family_rows(study))]
     return "\n\n".join([*parts, f"![mIoU on val by minutes of training, alone on a GPU](Visuals/{FIGURE})"])
 
 

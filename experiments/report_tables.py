@@ -8,11 +8,20 @@ from textwrap import TextWrapper
 
 import pandas as pd
 
+from experiments.figures import family_table
 from experiments.results import Study
 from vg_utils.evaluation.columns import COLUMNS, NONE
 
 Column = Callable[[dict], str]
 fill = TextWrapper(width=108, break_on_hyphens=False, break_long_words=False).fill
+
+
+def family_rows(study: Study) -> tuple[list[dict], dict[str, Column]]:
+    """The rows of systems, and columns of their Acc@0.5 on test by family of expressions."""
+    names, counts, rows, cells = family_table(study)
+    rows = [row | dict(zip(names, cell, strict=True)) for row, cell in zip(rows, cells.tolist(), strict=True)]
+    columns = {f"{name} ({counts[name]:,})": field(name, "{:.2f}") for name in names}
+    return rows, {"system": label(study)} | columns
 
 
 def section(

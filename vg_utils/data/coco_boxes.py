@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 from vg_utils.data.examples import LARGEST_PX, BadRecord, Box, fit_box
-from vg_utils.data.records import BOX, Record, shown
+from vg_utils.data.records import BOX, Record, are_four_numbers, shown
 
 
 def corners(bbox_xywh: Any, size_wh: tuple[int, int], where: str) -> Box:
@@ -30,9 +29,7 @@ def corners_of_many(annotations: Sequence[Record], sizes_wh: Sequence[tuple[int,
     """
     boxes = [annotation.get("bbox") for annotation in annotations]
     unknown: list[Box | None] = [None] * len(boxes)
-    if set(map(type, boxes)) != {list} or set(map(len, boxes)) != {4}:
-        return unknown
-    if not set(map(type, chain.from_iterable(boxes))) <= {int, float}:
+    if not are_four_numbers(boxes):
         return unknown
     found: list[Box | None] = []
     try:

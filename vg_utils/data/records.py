@@ -72,14 +72,19 @@ def _are_ascii(values: list) -> bool:
     return set(map(type, values)) == {str} and all(map(str.isascii, values))
 
 
-def _are_boxes(values: list) -> bool:
+def are_four_numbers(values: list) -> bool:
+    """Whether each value is a list of four numbers, of any size and NaN among them."""
     if set(map(type, values)) != {list} or set(map(len, values)) != {4}:
         return False
-    sides = list(chain.from_iterable(values))
-    if not set(map(type, sides)) <= {int, float}:
+    return set(map(type, chain.from_iterable(values))) <= {int, float}
+
+
+def _are_boxes(values: list) -> bool:
+    if not are_four_numbers(values):
         return False
     try:
-        return bool((np.abs(np.array(sides, float)) <= LARGEST_PX).all())  # which no NaN is
+        sides = np.array(list(chain.from_iterable(values)), float)
+        return bool((np.abs(sides) <= LARGEST_PX).all())  # which no NaN is
     except OverflowError:  # integers of hundreds of digits
         return False
 

@@ -78,12 +78,13 @@ class Training:
     """A step of training on one batch that stays on the device: forward, losses, backward, optimizer.
 
     Args:
-        model: name of the system, of which everything trains.
+        model: name of the system.
         full: RefCOCOg's full size; else that of RefScenes.
         images: in the batch.
         phrases: texts, which are dealt out to the images; every fifth fits nothing where that is learned.
         graphs: record the image encoder, see `vg_utils.training.acceleration`.
         hrnet: whether a model that merges levels has those of HRNet among them.
+        frozen: the backbones do not train.
     """
 
     def __init__(
@@ -94,9 +95,12 @@ class Training:
         phrases: list[str],
         graphs: bool = False,
         hrnet: bool = True,
+        frozen: bool = False,
     ) -> None:
         torch.manual_seed(0)
-        config = settings(model, full, tuning="full")
+        torch.cuda.empty_cache()
+        self.reserved_by_others = torch.cuda.memory_reserved() if DEVICE.type == "cuda" else 0
+        config = settings(model, full, tuning="frozen" if frozen else "full")
         if not hrnet:
             config = replace(
                 config, model=replace(config.model, pyramid=replace(config.model.pyramid, hrnet=False))
@@ -131,7 +135,10 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
 
     def profile(self, steps: int = 3) -> dict[str, float]:
-        """Of a step on a GPU: `kernels`, `busy`, the share of its time in which one ran, and `peak_gib`."""
+        """Of a step on a GPU: `kernels`, `busy`, the share of its time in which one ran, and `peak_gib`.
+
+        The memory is what torch asked the GPU for: what a graph works in counts as free between its replays.
+        """
         if DEVICE.type != "cuda":
             return {}
         torch.cuda.reset_peak_memory_stats()
@@ -143,7 +150,7 @@ class Training:
             torch.cuda.synchronize()
         kernels = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
         busy = sum(e.time_range.elapsed_us() for e in kernels) / 1e6  # one stream: they do not overlap
-        peak = torch.cuda.max_memory_allocated() / 2**30
+        peak = (torch.cuda.max_memory_reserved() - self.reserved_by_others) / 2**30
         return {"kernels": len(kernels) / steps, "busy": busy / seconds, "peak_gib": peak}
 
 

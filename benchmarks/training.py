@@ -1,10 +1,11 @@
 """Image-phrase pairs a second of a training step on one batch that stays on the device.
 
-    python -m vg_utils benchmark training [--model NAME ...] [--against CHECKOUT]
+    python -m vg_utils benchmark training [--model NAME ...] [--frozen] [--against CHECKOUT]
 
-Everything trains, from random weights; on a GPU the systems have RefCOCOg's full size, on a processor that of
-RefScenes. With `--against` the baseline is another checkout of this project. The checks say, of a GPU, how
-many kernels a step launches, in which share of its time one runs, and how much memory is taken at most.
+Everything trains, from random weights, or with `--frozen` all but the backbones; on a GPU the systems have
+RefCOCOg's full size, on a processor that of RefScenes. With `--against` the baseline is another checkout of
+this project. The checks say, of a GPU, how many kernels a step launches, in which share of its time one runs,
+and how much memory is taken at most.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ def phrases_of(images: int) -> list[str]:
 
 
 def measure(
-    model: str, full: bool, images: int, rounds: int, against: str | None
+    model: str, full: bool, images: int, frozen: bool, rounds: int, against: str | None
 ) -> tuple[Comparison, dict[str, float]]:
     """Steps of one system."""
     arguments = {"model": model, "full": full, "images": images, "phrases": phrases_of(images)}
+    arguments |= {"frozen": frozen}
     clocks, profiles = {}, {}
     names = (THIS, GRAPHS, WITHOUT) if model in MERGING else (THIS, GRAPHS)
     for name in names if device().type == "cuda" else (THIS,):
@@ -47,7 +49,8 @@ def measure(
     if other is not None:
         other.close()
     pairs = len(arguments["phrases"])
-    title = f"{model}, {'refcocog' if full else 'scenes'} size, {images} images with {pairs} phrases"
+    size = f"{'refcocog' if full else 'scenes'} size{', backbones frozen' if frozen else ''}"
+    title = f"{model}, {size}, {images} images with {pairs} phrases"
     checks = {
         f"{model}, {name}: {what}": value
         for name, profile in profiles.items()
@@ -61,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> Report:
     parser = options("training", "Image-phrase pairs a second of a training step.")
     parser.add_argument("--model", nargs="+", default=SYSTEMS, help="systems (default: three)")
     parser.add_argument("--images", type=int, help="in a step (default: 32 on a GPU, else 8)")
+    parser.add_argument("--frozen", action="store_true", help="the backbones do not train")
     parser.add_argument("--against", metavar="CHECKOUT", help="baseline: another checkout of this project")
     given = parser.parse_args(arguments)
     on_gpu = device().type == "cuda"
@@ -68,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> Report:
     rounds = given.rounds or (1 if given.tiny else 5)
     comparisons, checks = [], {"images": images}
     for model in given.model:
-        comparison, seen = measure(model, on_gpu and not given.tiny, images, rounds, given.against)
+        full = on_gpu and not given.tiny
+        comparison, seen = measure(model, full, images, given.frozen, rounds, given.against)
         comparisons, checks = [*comparisons, comparison], checks | seen
     return finish(Report("training", comparisons, checks), given.json)
 

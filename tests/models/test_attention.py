@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import nn
+from torch.nn import functional as F
 
-from vg_utils.models.attention import Attention, LayerNorm
+from vg_utils.models.attention import Attention, LayerNorm, normalise_groups
+from vg_utils.models.clip import quicken
 
 CHANNELS, HEADS = 12, 3
 
@@ -55,3 +60,33 @@ def test_layer_norm_is_torchs_and_stays_in_the_precision_of_its_input(affine):
         half = ours(x.bfloat16())
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), theirs(x), rtol=0.02, atol=0.03)
+
+
+@pytest.mark.parametrize("act", [QuickGELU, nn.GELU])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_quick_block_of_clip_computes_and_learns_as_open_clips(act, masked):
+    torch.manual_seed(0)
+    theirs = ResidualAttentionBlock(CHANNELS, HEADS, act_layer=act).train()
+    ours = copy.deepcopy(theirs)
+    quicken(ours)
+    mask = torch.full((5, 5), -torch.inf).triu(1) if masked else None
+    x = torch.randn(4, 5, CHANNELS)
+    for block in (theirs, ours):
+        block(x, attn_mask=mask).square().sum().backward()
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, theirs.get_parameter(name).grad, atol=1e-4, rtol=1e-4)
+    for mode in (True, False):
+        expected = theirs.train(mode)(x, attn_mask=mask)
+        torch.testing.assert_close(ours.train(mode)(x, attn_mask=mask), expected)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_groups_are_normalised_as_by_torch_and_stay_in_their_layout(groups, layout):
+    torch.manual_seed(0)
+    x = (5 + torch.randn(2, CHANNELS, 3, 4)).contiguous(memory_format=layout)
+    weight, bias = torch.randn(2, CHANNELS)
+    ours = normalise_groups(x, groups, weight, bias, 1e-5)
+    torch.testing.assert_close(ours, F.group_norm(x, groups, weight, bias, 1e-5))
+    assert ours.is_contiguous(memory_format=layout)

@@ -188,6 +188,16 @@ def test_interpolated_positions_train_with_the_last_stage():
     assert not clip_backbone(96).clip.visual.attnpool.positional_embedding.requires_grad
 
 
+@torch.inference_mode()
+def test_the_map_of_an_hrnet_is_timms_own_and_its_weights_have_timms_names():
+    backbone = wake(HRNetBackbone(HRNetConfig("hrnet_w18_small", "random"))).eval()
+    theirs = timm.create_model("hrnet_w18_small", features_only=True, out_indices=(3,)).eval()
+    theirs.load_state_dict(backbone.net.state_dict())
+    images = pictures(size=64)
+    expected = theirs(normalise(images, backbone.mean, backbone.std))[0]
+    torch.testing.assert_close(backbone(images), expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("tuning", ["frozen", "last", "full"])
 def test_exactly_the_asked_for_parts_of_hrnet_train(tuning):
     backbone = HRNetBackbone(HRNetConfig("scenes-hrnet", "random", tuning))

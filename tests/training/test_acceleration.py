@@ -26,9 +26,10 @@ def test_what_cannot_be_recorded_is_said_before_anything_is_written(tiny_scenes,
 
 @wants_gpu
 @torch.enable_grad()
-def test_a_recorded_encoder_learns_as_the_steps_do(tiny_scenes):
+@pytest.mark.parametrize("tuning", ["full", "frozen"])
+def test_a_recorded_encoder_learns_as_the_steps_do(tuning, tiny_scenes):
     batch = batch_of(load_examples(tiny_scenes, "train", strict=False)[:4]).to("cuda")
-    tuned = {f"model__{backbone}__tuning": "full" for backbone in ("clip", "hrnet")}
+    tuned = {f"model__{backbone}__tuning": tuning for backbone in ("clip", "hrnet")}
     model = build_small("dense-grounder", **tuned, model__dense_grounder__dropout=0.0).cuda().train()
     other = copy.deepcopy(model)
     recorded, plain = RecordedImages(model), EndToEnd(other)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vg_utils.config import ModelConfig
 from vg_utils.models.backbones import build_backbone
 from vg_utils.models.base import Features, GroundingModel, per_expression
+from vg_utils.models.graphs import side_by_side
 from vg_utils.models.hrnet import HRNetBackbone
 from vg_utils.models.losses import box_and_score_losses, box_loss_weights
 
@@ -47,7 +48,8 @@ class ClipHRNet(GroundingModel):
         return {"clip": self.clip, "hrnet": self.hrnet}
 
     def encode_images(self, images: Tensor) -> Features:
-        return {"vector": self.clip.encode_images(images), "map": self.hrnet(images)}
+        vector, level = side_by_side(lambda: self.clip.encode_images(images), lambda: self.hrnet(images))
+        return {"vector": vector, "map": level}
 
     def prepare_images(self, image_features: Features) -> Features:
         """Project vector and map of each image: (B, 128, 1, 1) and (B, 64, G, G)."""

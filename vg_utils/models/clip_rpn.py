@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from vg_utils.boxes import to_cxcywh, to_xyxy
 from vg_utils.config import ClipRPNConfig, ConfigError, ModelConfig
+from vg_utils.models.attention import GroupNorm
 from vg_utils.models.backbones import Backbone, build_backbone
 from vg_utils.models.base import Features, GroundingModel, per_expression
 from vg_utils.models.proposals import ProposalNetwork
@@ -71,7 +72,7 @@ class AttentionFusion(nn.Module):
             )
         self.project = nn.Identity()
         if channels != clip.map_channels:  # CLIP's map is positive: without the norm its mean drowns the text
-            norm = nn.GroupNorm(1, clip.map_channels)
+            norm = GroupNorm(1, clip.map_channels)
             self.project = nn.Sequential(norm, nn.Conv2d(clip.map_channels, channels, 1))
         text_size = clip.text_width if self.attend_to == "tokens" else clip.embed_dim
         self.attention = nn.MultiheadAttention(

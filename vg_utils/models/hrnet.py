@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import reduce
 from pathlib import Path
 
 import timm
@@ -21,6 +22,7 @@ SCENES_HRNET = "scenes-hrnet"
 
 
 HRNET_STRIDE_16 = 3  # timm's index of the map with stride 16
+READ = HRNET_STRIDE_16 - 1  # its place among the maps, which begin with stride 4; timm counts from stride 2
 
 
 class HRNetBackbone(nn.Module):
@@ -31,6 +33,7 @@ class HRNetBackbone(nn.Module):
     def __init__(self, config: HRNetConfig, image_size: int = 224) -> None:
         super().__init__()
         self.net = load_hrnet(config, image_size)
+        _drop_unread(self.net)
         for module in self.net.modules():
             if isinstance(module, nn.Upsample):
                 module.register_forward_hook(_keep_dtype)
@@ -49,12 +52,41 @@ class HRNetBackbone(nn.Module):
 
         What makes the last maps of other strides is in none: nobody reads them, so it never trains.
         """
-        n, read = self.net, HRNET_STRIDE_16 - 1  # the maps begin with stride 4, timm counts from stride 2
+        n, read = self.net, READ
         *modules, fusing = n.stage4
         first = [[n.conv1, n.bn1, n.conv2, n.bn2, n.layer1], [n.transition1, n.stage2]]
         last = [*modules, fusing.branches, fusing.fuse_layers[read]]
         last += [n.incre_modules[read]] if n.incre_modules is not None else []  # ours has none
         return ([*first, [n.transition2, n.stage3, n.transition3], last],)
+
+
+class _LastFusion(nn.Module):
+    """HRNet's last module, which fuses the one map that is read; its parameters have timm's names."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.branches, self.fuse_layers, self.fuse_act = module.branches, module.fuse_layers, module.fuse_act
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        maps = [branch(x) for branch, x in zip(self.branches, maps, strict=True)]
+        parts = [layer(x) for layer, x in zip(self.fuse_layers[READ], maps, strict=True)]
+        return [*maps[:READ], self.fuse_act(reduce(torch.add, parts)), *maps[READ + 1 :]]
+
+
+class _Unread(nn.Sequential):
+    """Layers whose outcome nobody reads, kept for their parameters' sake."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def _drop_unread(net: nn.Module) -> None:
+    """Make no maps but the one that is read; weights, and their names in files, stay as they are."""
+    net.stage4[-1] = _LastFusion(net.stage4[-1])
+    if net.incre_modules is not None:
+        for place, layers in enumerate(net.incre_modules):
+            if place != READ:
+                net.incre_modules[place] = _Unread(*layers)
 
 
 def _keep_dtype(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vg_utils.config import ConfigError, ModelConfig
+from vg_utils.models.attention import GroupNorm
 from vg_utils.models.backbones import Backbone, build_backbone
 from vg_utils.models.base import Features, GroundingModel
+from vg_utils.models.graphs import side_by_side
 from vg_utils.models.hrnet import HRNetBackbone
 
 
@@ -46,16 +48,18 @@ class FeaturePyramid(nn.Module):
             fold = max(1, settings.stride // stride)  # cells of a finer level that share a cell of the map
             self.merge[name] = nn.Sequential(
                 nn.PixelUnshuffle(fold),
-                nn.GroupNorm(1, channels * fold**2),  # levels differ in scale by orders of magnitude
+                GroupNorm(1, channels * fold**2),  # levels differ in scale by orders of magnitude
                 nn.Conv2d(channels * fold**2, self.channels, 1),
             )
         self.blocks = nn.Sequential(*(ResidualBlock(self.channels) for _ in range(settings.blocks)))
 
     def encode(self, images: Tensor, clip: Backbone, hrnet: HRNetBackbone | None) -> Features:
         """(B, 3, S, S) -> the levels, each (B, C, h, w)."""
-        maps = clip.encode_maps(images, self.levels)
-        features = {f"clip{level}": level_map for level, level_map in zip(self.levels, maps, strict=True)}
-        return features if hrnet is None else features | {"hrnet": hrnet(images)}
+        maps, finer = side_by_side(
+            lambda: clip.encode_maps(images, self.levels),
+            lambda: {} if hrnet is None else {"hrnet": hrnet(images)},
+        )
+        return {f"clip{level}": x for level, x in zip(self.levels, maps, strict=True)} | finer
 
     def forward(self, features: Features) -> Tensor:
         """What `encode` gave -> (B, channels, G, G)."""
@@ -100,7 +104,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for _ in range(2):
-            layers += [nn.GroupNorm(8, channels), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)]
+            layers += [GroupNorm(8, channels), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

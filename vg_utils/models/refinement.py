@@ -18,6 +18,7 @@ from torchvision.ops import roi_align
 
 from vg_utils.boxes import paired_iou, to_xyxy
 from vg_utils.config import BoxLoss
+from vg_utils.models.attention import GroupNorm
 from vg_utils.models.base import Features
 from vg_utils.models.losses import box_losses
 from vg_utils.models.pyramid import ResidualBlock
@@ -42,7 +43,7 @@ class FineMap(nn.Module):
 
     def __init__(self, level: int, merged: int) -> None:
         super().__init__()
-        self.level = nn.Sequential(nn.GroupNorm(1, level), nn.Conv2d(level, CHANNELS, 1))
+        self.level = nn.Sequential(GroupNorm(1, level), nn.Conv2d(level, CHANNELS, 1))
         self.merged = nn.Conv2d(merged, CHANNELS, 1)
         self.block = ResidualBlock(CHANNELS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -63,17 +64,20 @@ class RecordedImages(EndToEnd):
         Returns:
             the seconds that it took.
         """
+        # Gradients come from the graph's stream and are added in the program's, which waits for it as it should.
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
         started = time.perf_counter()
         statistics = [buffer.clone() for buffer in self.model.buffers()]  # warming up would change them
         self.model.train()
         branch = _Branch(self.model)
         with torch.autocast(images.device.type, dtype, dtype != torch.float32, cache_enabled=False):
-            branch(images[:1])  # names the outputs
-            recorded = torch.cuda.make_graphed_callables(branch, (images,), allow_unused_input=True)
+            learns = any(output.requires_grad for output in branch(images[:1]))  # and names the outputs
+            encode = branch if learns else branch.forward  # a module's outputs would seem to learn
+            recorded = torch.cuda.make_graphed_callables(encode, (images,), allow_unused_input=True)
         with torch.no_grad():
             for buffer, value in zip(self.model.buffers(), statistics, strict=True):
                 buffer.copy_(value)
-        self.recorded, self.names = recorded.forward, branch.names
+        self.recorded, self.names = recorded.forward if learns else recorded, branch.names
         self.recorded_for = images.shape, images.dtype
         return time.perf_counter() - started
 

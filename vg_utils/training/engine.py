@@ -138,10 +138,10 @@ class _Run:
             network = network.to(memory_format=torch.channels_last)
         if train.compile:
             network = torch.compile(network, dynamic=True)
-        self.network, self.optimizer, self.loader = accelerator.prepare(network, self.optimizer, loader)
-        if train.graphs:  # of the model where it lies by now
-            seconds = record(accelerator.unwrap_model(self.network), config, accelerator)
+        if train.graphs:  # before several GPUs watch its gradients, which cannot be recorded
+            seconds = record(network.to(accelerator.device), config, accelerator)
             accelerator.print(f"train.graphs: the image encoder's step was recorded in {seconds:.1f} s")
+        self.network, self.optimizer, self.loader = accelerator.prepare(network, self.optimizer, loader)
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.average = None  # of the weights, over the last 1 / (1 - ema) steps or so
         if train.ema:

@@ -89,7 +89,8 @@ def refcocog_fine_tuned() -> Config:
     """All of ViT-B/16 and HRNet-W18 at 384 pixels, where the smaller objects of RefCOCOg span several cells.
 
     Command: `python -m vg_utils train --preset refcocog --model dense-grounder --out RUN_DIR`
-    Hardware: one GPU with 20 GB; with less, halve `batch_images` and set `accumulation` to 2.
+    Hardware: one GPU with 24 GB; a step took 16 GiB of an H100's, and 12 GiB without HRNet, which is half of
+    its time (`--model.pyramid.hrnet False`). With less, halve `batch_images` and set `accumulation` to 2.
     Time: not measured. By torch's count of its operations an epoch (21,899 images, 80,512 phrases) is 8e15 of
     them: expect 60 epochs to take some 3 hours of a GPU that does 5e13 a second in practice (an A100, say).
     Score: not measured.

@@ -64,7 +64,7 @@ class RecordedImages(EndToEnd):
         Returns:
             the seconds that it took.
         """
-        # Gradients come from the graph's stream and are added in the program's, which waits for it as it should.
+        # Gradients come from the graph's stream and are added in the program's, which waits as it should.
         warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
         started = time.perf_counter()
         statistics = [buffer.clone() for buffer in self.model.buffers()]  # warming up would change them

@@ -3,7 +3,6 @@ that tests start included. And a tiny RefScenes with settings to train on it in 
 
 from __future__ import annotations
 
-import copy
 import gc
 import os
 import sys
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.forks import Forks
-from vg_utils.config import ClipConfig, Config, set_fields
+from vg_utils.config import Config, set_fields
 from vg_utils.presets import preset
 
 if TYPE_CHECKING:
@@ -58,38 +57,33 @@ def no_waiting_for_the_disk():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def shipped_clips_are_read_once():
-    """A CLIP with shipped weights is put together and read once; who asks for another gets a copy.
-
-    That takes a fifth of the time, several hundred times. Neither draws a random number, so what comes after
-    it does not depend on the test that was first. Where no test has imported CLIP, none waits for it here.
-    """
+def backbones_are_built_once():
+    """See `tests.copies`. Where no test has imported CLIP, none waits for it here."""
     if "vg_utils.models.clip" not in sys.modules:
         yield
         return
-    import torch
-
-    from vg_utils.models import clip, shipped
-
-    load_clip, folder = clip.load_clip, shipped.WEIGHTS_DIR
-
-    @cache
-    def read(*arguments: object) -> torch.nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            return load_clip(*arguments)
-
-    def read_once(config: ClipConfig, image_size: int) -> torch.nn.Module:
-        if config.weights != "shipped" or folder != shipped.WEIGHTS_DIR:
-            return load_clip(config, image_size)
-        return copy.deepcopy(read(config, image_size))
+    from tests.copies import built_once
+    from vg_utils.models import clip, hrnet
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clip, "load_clip", read_once)
+        patch.setattr(clip, "load_clip", built_once(clip.load_clip))
+        patch.setattr(hrnet, "load_hrnet", built_once(hrnet.load_hrnet))
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
-def forks(shipped_clips_are_read_once) -> Forks:
+def figures_have_few_pixels():
+    """Most of the time that a figure takes goes into its pixels, which few tests look at."""
+    if "vg_utils.figures.style" not in sys.modules:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vg_utils.figures.style.DPI", (50,))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forks(backbones_are_built_once, figures_have_few_pixels) -> Forks:
     """Runs functions in processes of their own, see `tests.forks`; made before anything has run."""
     forks = Forks()
     yield forks

@@ -278,6 +278,30 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
+@pytest.fixture
+def all_resolutions(monkeypatch):
+    """The suite draws figures with few pixels."""
+    monkeypatch.setattr(style, "DPI", (150, 130, 110, 90, 70, 50))
+
+
+@pytest.mark.usefixtures("all_resolutions")
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_the_first_resolution_whose_file_is_small_enough_is_taken(monkeypatch, kind):
+    smooth = noise(20, 15).resize((320, 240), Image.Resampling.BICUBIC)
+    figure = pictures.prediction_grid([{"image": smooth, "phrase": "a"}])
+
+    def file(*resolutions: int, most: int) -> bytes:
+        monkeypatch.setattr(style, "DPI", resolutions)
+        return style.encode_figure(figure, kind, most)
+
+    resolutions = (150, 110, 70, 50)
+    for most in (12_000, 40_000):
+        each = [file(dpi, most=most) for dpi in resolutions]
+        fitting = [content for content in each if len(content) <= most]
+        assert file(*resolutions, most=most) == [*fitting, each[-1]][0]
+
+
+@pytest.mark.usefixtures("all_resolutions")
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_files_stay_small_however_busy_the_pictures(tmp_path, suffix):
     path = tmp_path / f"grid.{suffix}"
@@ -302,6 +326,7 @@ def test_nothing_is_left_open_and_no_setting_changed():
     assert dict(plt.rcParams) == settings
 
 
+@pytest.mark.usefixtures("all_resolutions")
 def test_notebooks_show_a_figure_as_one_small_picture(monkeypatch):
     display = pytest.importorskip("IPython.display")
     shown = []

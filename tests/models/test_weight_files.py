@@ -125,12 +125,33 @@ def test_what_is_no_file_of_weights_is_an_error_of_one_line(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "value", [torch.tensor([1, torch.nan]), torch.tensor([torch.inf]).half(), torch.zeros(1).expand(10**9), 3]
+    "value",
+    [
+        torch.tensor([1, torch.nan]),
+        torch.tensor([-torch.inf, 2, 3]).half(),
+        torch.tensor([0, torch.inf]).to(torch.float8_e5m2),
+        torch.tensor([0, torch.nan]).to(torch.float8_e4m3fn),
+        torch.zeros(1).expand(10**9),
+        3,
+    ],
+    ids=str,
 )
 def test_weights_that_are_not_finite_or_not_there_are_refused(tmp_path, value):
     torch.save({"good": torch.ones(2), "bad": value}, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"a\.pt.*bad"):
         read_weights(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.bool]
+)
+def test_weights_of_any_type_are_read(tmp_path, dtype):
+    weights = {"some": torch.tensor([[0, 1], [1, 0]]).to(dtype), "none": torch.zeros(0, 3).to(dtype)}
+    save_file(weights, tmp_path / "a.safetensors")
+    found = read_weights(tmp_path / "a.safetensors")
+    assert {name: (value.dtype, value.tolist()) for name, value in found.items()} == {
+        name: (dtype, value.tolist()) for name, value in weights.items()
+    }
 
 
 def test_any_cut_of_a_file_is_an_error_or_whole(tmp_path, net):

@@ -36,6 +36,7 @@ METRIC_NAMES = {"miou": "mIoU", "acc@0.5": "Acc@0.5", "semantic_similarity": "pr
 
 
 MAX_BYTES = 300_000  # of a saved figure: a repository carries it for ever
+DPI = (150, 130, 110, 90, 70, 50)  # of figures of pixels: the first with which the file is small enough
 
 
 STYLE = {
@@ -83,10 +84,13 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
 
 def encode_figure(figure: Figure, kind: str, max_bytes: int = MAX_BYTES) -> bytes:
-    """The file's bytes; "jpg" and "png" lose pixels (down to 50 dpi), "png" colours too, until they fit."""
+    """The file's bytes; "jpg" and "png" lose pixels (down the `DPI`), "png" colours too, until they fit."""
     png, jpeg = kind == "png", kind in ("jpg", "jpeg")
     options = {"pil_kwargs": {"quality": 85}} if jpeg else {}
-    for dpi in (150, 130, 110, 90, 70, 50):
+    most = DPI[0]
+    for dpi in DPI:
+        if dpi > max(most, DPI[-1]):
+            continue
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=dpi, **options)
         if png and buffer.tell() > max_bytes:
@@ -94,6 +98,7 @@ def encode_figure(figure: Figure, kind: str, max_bytes: int = MAX_BYTES) -> byte
             few_colors.save(buffer, "png", optimize=True)
         if buffer.tell() <= max_bytes or not (png or jpeg):
             break
+        most = dpi * (max_bytes / buffer.tell()) ** 0.5  # a smaller figure has more bytes a pixel, not fewer
     return buffer.getvalue()
 
 

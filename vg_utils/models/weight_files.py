@@ -72,8 +72,14 @@ def _is_plain(value: Any) -> bool:
 def check_finite(weights: dict[str, Tensor], where: str) -> None:
     """Raise a ValueError that names the first weight with an infinite value or NaN."""
     for name, value in weights.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if value.is_floating_point() and not _is_finite(value):
             raise ValueError(f"{where}: {name}: expected finite weights, got infinite ones or NaN")
+
+
+def _is_finite(value: Tensor) -> bool:
+    """By its extremes, of which one is infinite or NaN if any number is: quicker than `torch.isfinite`."""
+    value = value.float() if value.element_size() == 1 else value  # of 8 bits torch knows no extremes
+    return not value.numel() or all(bool(end.isfinite()) for end in value.aminmax())
 
 
 def _read(path: Path) -> Any:

@@ -20,7 +20,7 @@ from pathlib import Path
 from vg_utils.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("*.md", "*/README.md", "docs/*.md", "notebooks/*.ipynb")
+PAGES = ("*.md", "[!.]*/README.md", "docs/*.md", "notebooks/*.ipynb")  # hidden folders are no part of it
 _ADDRESS = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?")
 _COLAB = re.compile(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/[\w.-]+/([^\s)\"'\\]+)")
 _FILE = re.compile(r"(?<!src=)https://github\.com/([\w.-]+/[\w.-]+)/(?:blob|tree)/[\w.-]+/([^\s)\"'\\#]+)")

@@ -1,6 +1,7 @@
 """Whatever stands in an annotation file: an error that names it, or it is left out and counted."""
 
 import copy
+import gc
 import json
 import math
 import os
@@ -12,7 +13,18 @@ import pytest
 from tests.data.samples import HOSTILE, sentence, small_set, write_picture, write_set
 from vg_utils.data import DataError, Report, load_examples
 from vg_utils.data.examples import MESSAGE, BadRecord
-from vg_utils.data.records import BOX, DEEPEST, LIST, TEXT, WHOLE, checked, parse_json, read_json, shown
+from vg_utils.data.records import (
+    BOX,
+    DEEPEST,
+    LIST,
+    TEXT,
+    WHOLE,
+    checked,
+    many_objects,
+    parse_json,
+    read_json,
+    shown,
+)
 
 # Where a value is put, and what it has to be to be read there
 INSTANCES = {
@@ -251,3 +263,30 @@ def test_json_is_read_as_python_reads_it():
         read = parse_json(text.encode(), "file", "JSON")
         assert json.dumps(read) == json.dumps(json.loads(text))
     assert not WHOLE.fits(parse_json(str(10**400).encode(), "file", "JSON"))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_many_objects_are_old_at_once_and_what_is_frozen_stays_so(frozen):
+    gc.freeze() if frozen else gc.unfreeze()
+    count = gc.get_freeze_count()
+    try:
+        with many_objects():
+            assert not gc.isenabled()
+            made = [[] for _ in range(1000)]
+        assert gc.isenabled()
+        assert gc.get_freeze_count() == count
+        if not frozen:
+            old = {id(one) for one in gc.get_objects(generation=2)}
+            assert all(id(one) in old for one in made)
+    finally:
+        gc.freeze()  # as the suite has it
+
+
+def test_a_collector_that_was_off_stays_off():
+    gc.disable()
+    try:
+        with many_objects():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

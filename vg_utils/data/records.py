@@ -253,11 +253,18 @@ def read_json(path: Path, what: str, most: int = LARGEST_BYTES) -> Any:
 
 @contextmanager
 def many_objects() -> Iterator[None]:
-    """Without the cyclic garbage collector, which looks through a million new records again and again."""
+    """Without the cyclic garbage collector, which looks through a million new records again and again.
+
+    Nor once afterwards: they are old at once, and looked at when it looks through everything. What a program
+    has frozen stays so.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():
+                gc.freeze()
+                gc.unfreeze()  # into the oldest generation
             gc.enable()

@@ -53,6 +53,7 @@ os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 RENDERED = {"train": 50_000, "val": 2_000, "test": 4_000, "novel": 4_000}  # images of the full RefScenes
 SEARCH_RENDERED = {"train": 16_000, "val": 500, "test": 50, "novel": 500}  # and those of the search
+DRAWN_BY = "spawn"  # how the process begins that draws them, which may touch a GPU
 COMMAND = "python -m experiments.run --out runs/study"
 EQUAL_COMMAND = "python -m experiments.run --equal --minutes 8.6 --out runs/equal"
 SEARCH_COMMAND = "python -m experiments.run --search --out runs/search"
@@ -316,7 +317,7 @@ def draw(root: Path, images: dict[str, int], seed: int) -> None:
     """Draw RefScenes, in a process of its own: this one has to fork, so it may not touch a GPU."""
     others = {split: count for split, count in images.items() if split != "train"}
     arguments = {"root": root, "images": images["train"], "size": SIZE, "seed": seed, "counts": others}
-    process = mp.get_context("spawn").Process(target=write_scenes, kwargs=arguments)
+    process = mp.get_context(DRAWN_BY).Process(target=write_scenes, kwargs=arguments)
     process.start()
     process.join()
     if process.exitcode:

@@ -90,6 +90,7 @@ def twice(command: list[str], said: Path) -> None:
     """The study in small, and again with one run more; to be called in a process of its own."""
     usual, small = plan.basic, {"train__batch_images": 8, "train__epoch_images": 16, "model__image_size": 64}
     plan.basic = lambda model, **changes: set_fields(usual(model, **changes), **small)
+    run.DRAWN_BY = "fork"  # everything is imported here
     run.SIZE, run.LOOKED_AT, run.SIMILARITY_IMAGES = 64, 3, 3
     run.RENDERED = {"train": 24, "val": 6, "test": 6, "novel": 6}
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -18,7 +18,13 @@ NOWHERE = "http://127.0.0.1:9"  # whatever asks the network is refused at once
 OFFLINE = {"http_proxy": NOWHERE, "https_proxy": NOWHERE, "all_proxy": NOWHERE, "no_proxy": ""}
 OFFLINE |= {name.upper(): value for name, value in OFFLINE.items()}
 PREPARING = 3  # code cells: to find the package, parameters, imports
-SHOWN = "Path('made').touch()\nprint('seen')\nplt.figure(figsize=(1, 1))\nplt.show()\npd.DataFrame({'a': [1]})"
+SHOWN = """
+Path("made").touch()
+print("seen")
+plt.figure(figsize=(1, 1))
+plt.show()
+pd.DataFrame({"a": [1]})
+"""
 
 
 @pytest.mark.slow

@@ -10,9 +10,6 @@ import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is imported: not in this file
-# The processes of `make test`, begun after this, keep the memory of what is freed: asking for it anew took a
-# tenth of the time (settings of the GNU C library).
-os.environ |= {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -64,12 +64,14 @@ def test_layer_norm_is_torchs_and_stays_in_the_precision_of_its_input(affine):
 
 @pytest.mark.parametrize("act", [QuickGELU, nn.GELU])
 @pytest.mark.parametrize("masked", [False, True])
-def test_a_quick_block_of_clip_computes_and_learns_as_open_clips(act, masked):
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_quick_block_of_clip_computes_and_learns_as_open_clips(act, masked, batch_first):
     torch.manual_seed(0)
-    theirs = ResidualAttentionBlock(CHANNELS, HEADS, act_layer=act).train()
+    theirs = ResidualAttentionBlock(CHANNELS, HEADS, act_layer=act, batch_first=batch_first).train()
     ours = copy.deepcopy(theirs)
     quicken(ours)
-    mask = torch.full((5, 5), -torch.inf).triu(1) if masked else None
+    length = 5 if batch_first else 4
+    mask = torch.full((length, length), -torch.inf).triu(1) if masked else None
     x = torch.randn(4, 5, CHANNELS)
     for block in (theirs, ours):
         block(x, attn_mask=mask).square().sum().backward()

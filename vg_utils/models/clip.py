@@ -251,7 +251,8 @@ def _nothing(record: logging.LogRecord) -> bool:
 def quicken(clip: nn.Module) -> None:
     """Let the blocks of transformers compute what they did, in less time: parameters and names stay."""
     for block in (module for module in clip.modules() if isinstance(module, ResidualAttentionBlock)):
-        block.attn.__class__ = SelfAttention
+        if block.attn.batch_first:
+            block.attn.__class__ = SelfAttention
         block.ln_1.__class__ = block.ln_2.__class__ = LayerNorm
         if isinstance(block.mlp.gelu, QuickGELU):
             block.mlp.__class__ = QuickGELUMlp

@@ -70,9 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> Report:
     on_gpu = device().type == "cuda"
     images = given.images or (2 if given.tiny else 32 if on_gpu else 8)
     rounds = given.rounds or (1 if given.tiny else 5)
+    full = on_gpu and not given.tiny
     comparisons, checks = [], {"images": images}
     for model in given.model:
-        full = on_gpu and not given.tiny
         comparison, seen = measure(model, full, images, given.frozen, rounds, given.against)
         comparisons, checks = [*comparisons, comparison], checks | seen
     return finish(Report("training", comparisons, checks), given.json)

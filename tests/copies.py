@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from vg_utils.models import shipped
 
 LARGEST = 2**24  # numbers of a module that is kept
+MOST = 24  # modules that are kept
 WEIGHTS_DIR = shipped.WEIGHTS_DIR  # which a test may change
 
 
@@ -60,24 +60,23 @@ def _copied(tensor: Tensor) -> Tensor:
 def built_once(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """`load_clip` or `load_hrnet`, which take settings and an image's side, as a function that copies."""
 
-    @lru_cache(maxsize=24)
-    def build_one(config: object, image_size: int, state: bytes) -> tuple[Template | None, Tensor]:
-        if not state:
-            with torch.random.fork_rng(devices=[]):
-                return Template(build(config, image_size)), torch.empty(0)
-        module = build(config, image_size)
-        small = sum(value.numel() for value in module.state_dict().values()) <= LARGEST
-        return (Template(module) if small else None), torch.get_rng_state()
+    kept: dict[tuple, tuple[Template, Tensor]] = {}  # the last one that was asked for comes last
 
     def build_or_copy(config: object, image_size: int = 224) -> nn.Module:
         ours = config.weights == "shipped" and shipped.WEIGHTS_DIR == WEIGHTS_DIR
         if not ours and config.weights != "random":  # what is in files may change
             return build(config, image_size)
-        before = b"" if config.weights == "shipped" else torch.get_rng_state().numpy().tobytes()
-        template, after = build_one(config, image_size, before)
-        if template is None:
-            return build(config, image_size)
-        if len(after):
+        key = config, image_size, b"" if ours else torch.get_rng_state().numpy().tobytes()
+        if key not in kept:
+            with torch.random.fork_rng(devices=[], enabled=ours):
+                module = build(config, image_size)
+            if sum(value.numel() for value in module.state_dict().values()) > LARGEST:
+                return module
+            kept[key] = Template(module), torch.get_rng_state()
+            if len(kept) > MOST:
+                del kept[next(iter(kept))]
+        template, after = kept[key] = kept.pop(key)
+        if not ours:
             torch.set_rng_state(after)
         return template.copy()
 

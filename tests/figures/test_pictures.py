@@ -16,6 +16,7 @@ from PIL import Image
 from vg_utils.evaluation import metrics
 from vg_utils.figures import charts, pictures, style
 
+RESOLUTIONS = style.DPI  # before the suite changes them
 pytestmark = pytest.mark.usefixtures("warnings_are_errors")
 
 
@@ -281,7 +282,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
 @pytest.fixture
 def all_resolutions(monkeypatch):
     """The suite draws figures with few pixels."""
-    monkeypatch.setattr(style, "DPI", (150, 130, 110, 90, 70, 50))
+    monkeypatch.setattr(style, "DPI", RESOLUTIONS)
 
 
 @pytest.mark.usefixtures("all_resolutions")

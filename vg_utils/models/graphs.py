@@ -87,8 +87,8 @@ def side_by_side(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[A
 
     At batch 1 neither fills it. With gradients, batches are large, and one waits for the other as ever.
     """
-    gpu = torch.cuda.is_available() and not torch.is_grad_enabled()
-    if not (gpu and torch.cuda.is_current_stream_capturing()):
+    answering = torch.cuda.is_initialized() and not torch.is_grad_enabled()
+    if not (answering and torch.cuda.is_current_stream_capturing()):
         return first(), second()
     stream, side = torch.cuda.current_stream(), torch.cuda.Stream()
     side.wait_stream(stream)

@@ -52,11 +52,11 @@ class HRNetBackbone(nn.Module):
 
         What makes the last maps of other strides is in none: nobody reads them, so it never trains.
         """
-        n, read = self.net, READ
+        n = self.net
         *modules, fusing = n.stage4
         first = [[n.conv1, n.bn1, n.conv2, n.bn2, n.layer1], [n.transition1, n.stage2]]
-        last = [*modules, fusing.branches, fusing.fuse_layers[read]]
-        last += [n.incre_modules[read]] if n.incre_modules is not None else []  # ours has none
+        last = [*modules, fusing.branches, fusing.fuse_layers[READ]]
+        last += [n.incre_modules[READ]] if n.incre_modules is not None else []  # ours has none
         return ([*first, [n.transition2, n.stage3, n.transition3], last],)
 
 
